@@ -1,0 +1,108 @@
+/* kernels/dtype.h - element types, and weights as kernels see them. */
+#ifndef Q3_KERNELS_DTYPE_H
+#define Q3_KERNELS_DTYPE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef enum q3_dtype {
+    Q3_F32,
+    Q3_BF16,
+    Q3_F16,
+    Q3_I64,
+    Q3_I32,
+    Q3_U8,
+    Q3_NF4, /* two codes a byte, first element in the high nibble, blocks along the flattened matrix (bitsandbytes) */
+    Q3_FP4,
+    Q3_DTYPES
+} q3_dtype;
+
+/* A matrix operand [rows, cols], row-major, in whatever form it is stored. Borrowed pointers. */
+typedef struct q3_weight {
+    const void *data;
+    q3_dtype dtype;      /* F32, BF16, F16, NF4, FP4 */
+    int block;           /* NF4, FP4: elements per absmax, along the flat index row*cols + col (blocks straddle rows) */
+    const float *absmax; /* NF4, FP4: [ceil(rows*cols / block)], double quantization already undone */
+} q3_weight;
+
+/* Bytes of n elements; NF4 and FP4: (n + 1) / 2. */
+static inline size_t q3_dtype_bytes(q3_dtype t, int64_t n)
+{
+    switch (t) {
+    case Q3_I64:
+        return (size_t)n * 8;
+    case Q3_F32:
+    case Q3_I32:
+        return (size_t)n * 4;
+    case Q3_BF16:
+    case Q3_F16:
+        return (size_t)n * 2;
+    case Q3_NF4:
+    case Q3_FP4:
+        return ((size_t)n + 1) / 2;
+    default:
+        return (size_t)n;
+    }
+}
+
+static inline float q3_bf16_to_f32(uint16_t h)
+{
+    uint32_t u = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+/* Round to nearest even; NaN stays NaN. */
+static inline uint16_t q3_f32_to_bf16(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    if ((u & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)((u >> 16) | 0x40);
+    return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1)) >> 16);
+}
+
+static inline float q3_f16_to_f32(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, e = (h >> 10) & 31, m = h & 1023, u;
+    if (e == 31) {
+        u = sign | 0x7f800000u | (m << 13);
+    } else if (e) {
+        u = sign | ((e + 112) << 23) | (m << 13);
+    } else { // subnormal: m * 2^-24 is exact in f32
+        float f = (float)m * 5.9604644775390625e-8f;
+        memcpy(&u, &f, sizeof u);
+        u |= sign;
+    }
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+/* The 16 values of the two 4-bit codes, by nibble (bitsandbytes 0.50.2; Dettmers et al., arXiv:2305.14314, appendix E). */
+static const float q3_nf4_values[16] = {
+    -1.0f,
+    -0.6961928009986877f,
+    -0.5250730514526367f,
+    -0.39491748809814453f,
+    -0.28444138169288635f,
+    -0.18477343022823334f,
+    -0.09105003625154495f,
+    0.0f,
+    0.07958029955625534f,
+    0.16093020141124725f,
+    0.24611230194568634f,
+    0.33791524171829224f,
+    0.44070982933044434f,
+    0.5626170039176941f,
+    0.7229568362236023f,
+    1.0f,
+};
+static const float q3_fp4_values[16] = {
+    0.0f,  0.005208333333f,  0.66666667f,  1.0f,  0.33333333f,  0.5f,  0.16666667f,  0.25f,
+    -0.0f, -0.005208333333f, -0.66666667f, -1.0f, -0.33333333f, -0.5f, -0.16666667f, -0.25f,
+};
+
+#endif
