@@ -61,8 +61,20 @@ void q3_arena_destroy(q3_arena *arena)
     *arena = (q3_arena){ 0 };
 }
 
+static size_t block_bytes(size_t bytes) { return (bytes + RED_ZONE + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
+
+static void *count_only(q3_arena *arena, size_t bytes)
+{
+    arena->used += block_bytes(bytes);
+    if (arena->used > arena->peak)
+        arena->peak = arena->used;
+    return arena->base;
+}
+
 void *q3_arena_alloc(q3_arena *arena, size_t bytes)
 {
+    if (arena->dry)
+        return count_only(arena, bytes);
     size_t room = arena->limit - arena->used;
     if (must_fail() || bytes > room || room - bytes < ALIGNMENT + RED_ZONE) {
         q3_fail(Q3_ERR_MEMORY, "%s: %s needed, %s left of %s", arena->name, q3_bytes(bytes), q3_bytes(room),
@@ -70,7 +82,7 @@ void *q3_arena_alloc(q3_arena *arena, size_t bytes)
         return NULL;
     }
     char *p = arena->base + arena->used;
-    arena->used += (bytes + RED_ZONE + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    arena->used += block_bytes(bytes);
     if (arena->used > arena->peak)
         arena->peak = arena->used;
     ASAN_UNPOISON_MEMORY_REGION(p, bytes);
@@ -109,7 +121,9 @@ size_t q3_arena_mark(const q3_arena *arena) { return arena->used; }
 void q3_arena_rewind(q3_arena *arena, size_t mark)
 {
     Q3_CHECK(mark <= arena->used, "%s: mark %zu, used %zu", arena->name, mark, arena->used);
-    ASAN_POISON_MEMORY_REGION(arena->base + mark, arena->used - mark);
+    size_t end = arena->used < arena->limit ? arena->used : arena->limit; // a dry arena counts on behind its limit
+    if (mark < end)
+        ASAN_POISON_MEMORY_REGION(arena->base + mark, end - mark);
     arena->used = mark;
 }
 
