@@ -10,7 +10,7 @@ allowed() { # rooms that the room $1 may include, besides itself
     eval) echo "infer collate data model core" ;;
     infer) echo "collate data model core" ;;
     collate) echo "data model core" ;;
-    data | model) echo "core" ;;
+    data | model) echo "core kernels" ;;
     optim) echo "core" ;;
     core) echo "kernels" ;;
     kernels) echo "" ;;

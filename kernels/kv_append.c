@@ -1,0 +1,9 @@
+#include "kernels/kv_append.h"
+
+#include <string.h>
+
+void q3_kv_append_cpu(const q3_kv_append_args *a)
+{
+    for (int64_t t = 0; t < a->T; t++)
+        memcpy(a->slab + a->rows[t] * a->C, a->x + t * a->C, (size_t)a->C * sizeof(float));
+}

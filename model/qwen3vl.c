@@ -1,0 +1,49 @@
+#include "model/qwen3vl.h"
+
+q3_tensor *q3_qwen3vl_hidden(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
+                             const int32_t *rows, int64_t n)
+{
+    q3_vision_features vision = { 0 };
+    if (b->n_images)
+        vision = q3_vision_forward(ctx, m, f, b);
+    q3_tensor *x = q3_text_forward(ctx, m, f, b, b->n_images ? &vision : NULL);
+    if (rows)
+        x = q3_get_rows(ctx, x, rows, n);
+    x = q3_rmsnorm(ctx, x, m->norm.w, (float)m->config.text.rms_norm_eps);
+    if (f->tap)
+        f->tap(f->tap_arg, "text.norm", x);
+    return x;
+}
+
+q3_tensor *q3_qwen3vl_logits(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
+                             const int32_t *rows, int64_t n)
+{
+    return q3_linear(ctx, q3_qwen3vl_hidden(ctx, m, f, b, rows, n), m->head, NULL);
+}
+
+int64_t q3_batch_targets(const q3_batch *b, int32_t *rows, int32_t *targets)
+{
+    int64_t n = 0;
+    for (int i = 0; i < b->n_rows; i++)
+        for (int64_t t = b->row_begin[i]; t + 1 < b->row_begin[i + 1]; t++)
+            if (b->labels[t + 1] >= 0) {
+                if (rows)
+                    rows[n] = (int32_t)t;
+                if (targets)
+                    targets[n] = b->labels[t + 1];
+                n++;
+            }
+    return n;
+}
+
+q3_tensor *q3_qwen3vl_loss(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b, float scale)
+{
+    int64_t n = q3_batch_targets(b, NULL, NULL);
+    if (!n)
+        return NULL;
+    int32_t *rows = q3_arena_alloc(&ctx->meta, (size_t)n * sizeof *rows);
+    int32_t *targets = q3_arena_alloc(&ctx->meta, (size_t)n * sizeof *targets);
+    Q3_CHECK(rows && targets, "%s", q3_error());
+    q3_batch_targets(b, rows, targets);
+    return q3_cross_entropy(ctx, q3_qwen3vl_hidden(ctx, m, f, b, rows, n), m->head, targets, scale);
+}

@@ -1,0 +1,136 @@
+/* The text decoder: tokens and visual features -> hidden states. */
+#include <math.h>
+#include <stdio.h>
+
+#include "kernels/kv_append.h"
+#include "model/forward.h"
+#include "model/rotary.h"
+
+typedef struct decoder {
+    const q3_model *m;
+    const q3_forward *f;
+    const q3_text_layer *layer;
+    int index;
+    const float *cos_sin;
+    q3_attention_attr attention;
+} decoder;
+
+q3_tensor *q3_project(q3_ctx *ctx, const q3_forward *f, const q3_proj *p, q3_tensor *x)
+{
+    if (!p->lora_a)
+        return q3_linear(ctx, x, p->w, p->b);
+    q3_lora_attr attr = { p->lora_scale, f->training ? p->lora_dropout : 0, p->stream };
+    return q3_lora_linear(ctx, x, p->w, p->b, p->lora_a, p->lora_b, attr);
+}
+
+/* Norm of each head, then rotation. */
+static q3_tensor *norm_rope(q3_ctx *ctx, const decoder *d, q3_tensor *x, const q3_norm *norm, int heads)
+{
+    x = q3_rmsnorm(ctx, x, norm->w, (float)d->m->config.text.rms_norm_eps);
+    return q3_rope(ctx, x, d->cos_sin, heads);
+}
+
+/* Keys or values go to their rows of the layer's slab, and the slab is what is attended to. */
+static q3_tensor *through_cache(q3_ctx *ctx, const q3_kv *kv, q3_tensor *slab, q3_tensor *x)
+{
+    const q3_kv_append_args a = { q3_f32(slab), q3_f32(x), kv->rows, q3_dim(x, 0), q3_dim(x, 1) };
+    Q3_CALL(ctx, q3_kv_append, &a);
+    return slab;
+}
+
+static q3_tensor *attention(q3_ctx *ctx, const decoder *d, q3_tensor *x)
+{
+    const q3_text_layer *l = d->layer;
+    const q3_kv *kv = d->f->kv;
+    q3_tensor *q = norm_rope(ctx, d, q3_project(ctx, d->f, &l->q, x), &l->q_norm, d->attention.heads);
+    q3_tensor *k = norm_rope(ctx, d, q3_project(ctx, d->f, &l->k, x), &l->k_norm, d->attention.kv_heads);
+    q3_tensor *v = q3_project(ctx, d->f, &l->v, x);
+    if (kv) {
+        k = through_cache(ctx, kv, kv->k[d->index], k);
+        v = through_cache(ctx, kv, kv->v[d->index], v);
+    }
+    return q3_project(ctx, d->f, &l->o, q3_attention(ctx, q, k, v, d->attention));
+}
+
+static q3_tensor *mlp(q3_ctx *ctx, const decoder *d, q3_tensor *x)
+{
+    q3_tensor *gate = q3_project(ctx, d->f, &d->layer->gate, x);
+    q3_tensor *up = q3_project(ctx, d->f, &d->layer->up, x);
+    return q3_project(ctx, d->f, &d->layer->down, q3_swiglu(ctx, gate, up));
+}
+
+static q3_tensor *decoder_layer(q3_ctx *ctx, const void *arg, q3_tensor *x)
+{
+    const decoder *d = arg;
+    float eps = (float)d->m->config.text.rms_norm_eps;
+    q3_tensor *h = q3_rmsnorm(ctx, x, d->layer->attn_norm.w, eps);
+    x = q3_add(ctx, x, attention(ctx, d, h));
+    h = q3_rmsnorm(ctx, x, d->layer->mlp_norm.w, eps);
+    return q3_add(ctx, x, mlp(ctx, d, h));
+}
+
+static const q3_segment *row_segments(q3_ctx *ctx, const q3_batch *b)
+{
+    q3_segment *s = q3_arena_alloc(&ctx->meta, sizeof *s * (size_t)(b->n_rows + 1));
+    Q3_CHECK(s, "%s", q3_error());
+    for (int i = 0; i < b->n_rows; i++) {
+        int64_t begin = b->row_begin[i], n = b->row_begin[i + 1] - begin;
+        s[i] = (q3_segment){ begin, n, begin, n };
+    }
+    return s;
+}
+
+static decoder decoder_of(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b)
+{
+    const q3_text_config *c = &m->config.text;
+    decoder d = { .m = m, .f = f };
+    float *table = q3_scratch(ctx, (size_t)b->n_tokens * (size_t)c->head_dim * sizeof(float));
+    if (!ctx->dry)
+        q3_rotary_text(table, b->positions, b->n_tokens, (int)c->head_dim, c->rope_theta, c->mrope_section);
+    d.cos_sin = table;
+    d.attention = (q3_attention_attr){
+        .heads = (int)c->num_attention_heads,
+        .kv_heads = (int)c->num_key_value_heads,
+        .scale = (float)(1.0 / sqrt((double)c->head_dim)),
+        .causal = true,
+        .segments = f->kv ? f->kv->segments : row_segments(ctx, b),
+        .n_segments = b->n_rows,
+    };
+    return d;
+}
+
+static bool checkpointed(const q3_forward *f, int layer)
+{
+    return f->checkpointing == Q3_CHECKPOINT_FULL || (f->checkpointing == Q3_CHECKPOINT_HALF && layer % 2 == 0);
+}
+
+static void tap(const q3_forward *f, int layer, q3_tensor *x)
+{
+    char name[64];
+    if (!f->tap)
+        return;
+    snprintf(name, sizeof name, "text.layers.%d", layer);
+    f->tap(f->tap_arg, name, x);
+}
+
+q3_tensor *q3_text_forward(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
+                           const q3_vision_features *vision)
+{
+    const q3_text_config *c = &m->config.text;
+    decoder d = decoder_of(ctx, m, f, b);
+    decoder *layers = q3_arena_alloc(&ctx->meta, sizeof d * (size_t)c->num_hidden_layers);
+    Q3_CHECK(layers, "%s", q3_error());
+    q3_tensor *x = q3_embedding(ctx, m->embed, b->ids, b->n_tokens, (int32_t)c->pad_token_id);
+    if (vision)
+        x = q3_put_rows(ctx, x, vision->merged, b->image_rows, b->n_image_rows);
+    for (int i = 0; i < c->num_hidden_layers; i++) {
+        layers[i] = d; // stays: backward may run the layer again
+        layers[i].layer = &m->layers[i];
+        layers[i].index = i;
+        x = checkpointed(f, i) ? q3_checkpoint(ctx, decoder_layer, &layers[i], x) : decoder_layer(ctx, &layers[i], x);
+        tap(f, i, x);
+        if (vision && i < m->config.vision.n_deepstack)
+            x = q3_add_rows(ctx, x, vision->deepstack[i], b->image_rows, b->n_image_rows);
+    }
+    return x;
+}
