@@ -11,7 +11,7 @@ allowed() { # rooms that the room $1 may include, besides itself
     infer) echo "collate data model core" ;;
     collate) echo "data model core" ;;
     data | model) echo "core kernels" ;;
-    optim) echo "core" ;;
+    optim) echo "core kernels" ;;
     core) echo "kernels" ;;
     kernels) echo "" ;;
     esac
