@@ -1,0 +1,63 @@
+/* kernels/attention.h - softmax attention within segments, grouped query heads, block by block (Dao et al.,
+ * arXiv:2205.14135; the backward pass of Dao, arXiv:2307.08691, without atomics).
+ *
+ *   s_ij = scale q_i.k_j    P_ij = exp(s_ij - L_i),  L_i = log sum_j exp(s_ij)    o_i = sum_j P_ij v_j
+ *   dP_ij = do_i.v_j        dS_ij = P_ij (dP_ij - delta_i),  delta_i = do_i.o_i
+ *   dq_i = scale sum_j dS_ij k_j      dk_j = scale sum_i dS_ij q_i      dv_j = sum_i P_ij do_i
+ *
+ * Query head h reads key head h / (heads / kv_heads); dk and dv sum over the query heads of a group. Causal:
+ * query i of a segment sees its first kv_len - q_len + i + 1 keys. A query that sees no key gets zeros. Keys
+ * and values outside the segments are never read.
+ *
+ * Work items: forward and dq take (segment, key head, block of queries and heads of the group), dk and dv
+ * take (segment, key head, block of keys); each writes its own rows, so results do not depend on the number
+ * of threads. Cost forward: 4 D flops for each visible pair of a query head and a key, 10 D backward (14 D
+ * here: both passes make the scores again). Memory: q, k, v, o once, and L; no [T, S] array exists.
+ * Compute-bound.
+ */
+#ifndef Q3_KERNELS_ATTENTION_H
+#define Q3_KERNELS_ATTENTION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/cpu.h"
+#include "kernels/pool.h"
+
+enum { Q3_ATTENTION_MAX_D = 256 };
+
+typedef struct q3_attention_args {
+    float *o;                /* [T, heads D] */
+    float *lse;              /* [T, heads]: L; NULL when not wanted */
+    const float *q;          /* [T, heads D] */
+    const float *k, *v;      /* [S, kv_heads D] */
+    const int64_t *segments; /* host, [n_segments, 4]: first query, queries, first key, keys */
+    int64_t n_segments;
+    int heads, kv_heads, head_size;
+    float scale;
+    bool causal;
+} q3_attention_args;
+
+typedef struct q3_attention_backward_args {
+    q3_attention_args f;             /* o and lse as forward left them; only read */
+    const float *dout;               /* [T, heads D] */
+    float *delta;                    /* [T, heads]: scratch */
+    int64_t queries, keys;           /* T and S */
+    float *dq, *dk, *dv;             /* like q, k, v; NULL when not wanted */
+    float dq_beta, dk_beta, dv_beta; /* 0 overwrites all rows, those of no segment with zero; 1 adds */
+} q3_attention_backward_args;
+
+void q3_attention_forward_cpu(const q3_attention_args *a);
+void q3_attention_backward_cpu(const q3_attention_backward_args *a);
+
+Q3_DECLARE_SIMD(q3_attention_forward, q3_attention_args);
+Q3_DECLARE_SIMD(q3_attention_backward, q3_attention_backward_args);
+
+/* Keys that query i of a segment sees. */
+static inline int64_t q3_attention_visible(bool causal, int64_t q_len, int64_t kv_len, int64_t i)
+{
+    int64_t n = causal ? kv_len - q_len + i + 1 : kv_len;
+    return n < 0 ? 0 : n;
+}
+
+#endif
