@@ -1,0 +1,66 @@
+/* cli/options.h - the command line of one command, parsed by the command's table (cli/commands.h).
+ *
+ * --kebab-case and --snake_case, --key value and --key=value; -- ends the options. A command with a config
+ * also takes overrides: key.sub=value and ~key.sub as words, --set key.sub=value, and --key.sub value, which
+ * wins over the others. Errors: Q3_ERR_USAGE with the nearest option, and where to read more.
+ */
+#ifndef Q3_CLI_OPTIONS_H
+#define Q3_CLI_OPTIONS_H
+
+#include "cli/commands.h"
+#include "core/arena.h"
+#include "core/json.h"
+#include "train/config.h"
+
+enum { Q3_OPTIONS_MAX = 32 };
+
+struct q3_options {
+    const q3_command *command;
+    const q3_option
+        *table[Q3_OPTIONS_MAX]; /* the command's options, then those of its groups, then the common ones */
+    int n_table;
+    const char *values[Q3_OPTIONS_MAX]; /* as given, "" for a flag; NULL when not given */
+    const char **words;                 /* neither options nor overrides */
+    int n_words;
+    const char **overrides; /* key.sub=value and ~key.sub, in order */
+    int n_overrides;
+    const char **settings; /* --key.sub value, as key.sub=value */
+    int n_settings;
+    q3_arena mem;
+};
+
+/* Parses argv[0..argc), which begins behind the command's name. Nothing is left to free on failure. */
+q3_status q3_options_parse(q3_options *out, const q3_command *command, int argc, const char *const *argv);
+void q3_options_free(q3_options *o);
+
+/* The value of an option, or its default, or NULL; `name` must be in the command's table. */
+const char *q3_options_get(const q3_options *o, const char *name);
+bool q3_options_given(const q3_options *o, const char *name);
+
+/* The value of an option without which the command cannot run. */
+q3_status q3_options_need(const char **out, const q3_options *o, const char *name);
+
+/* The value as an integer from `min` to `max`; `def` when the option has no value. */
+q3_status q3_options_int(int64_t *out, const q3_options *o, const char *name, int64_t def, int64_t min,
+                         int64_t max);
+
+/* Index of the value in `words`, which end with NULL; `def` when the option has no value. */
+q3_status q3_options_choice(int *out, const q3_options *o, const char *name, int def,
+                            const char *const *words);
+
+/* Loads --config with overrides and with the options that stand for keys; the caller frees the config. The
+ * rules between keys are checked by q3_options_config alone. */
+q3_status q3_options_config(q3_config *out, const q3_options *o);
+q3_status q3_options_config_unchecked(q3_config *out, const q3_options *o);
+
+/* Starts what kernels need, as the group Q3_COMMAND_ENGINE says: instruction set and threads. Refuses other
+ * devices. */
+q3_status q3_options_start(const q3_options *o);
+
+/* --help of a command. */
+void q3_options_help(q3_text *out, const q3_command *command);
+
+/* Prints a text to stdout and frees it. */
+q3_status q3_options_print(q3_text *text);
+
+#endif
