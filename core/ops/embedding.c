@@ -1,0 +1,51 @@
+#include "core/ops.h"
+#include "kernels/rows.h"
+
+q3_tensor *q3_embedding(q3_ctx *ctx, q3_tensor *table, const int32_t *ids, int64_t n, int32_t skip)
+{
+    Q3_CHECK(table->ndim == 2, "table %s", q3_shape(table));
+    q3_node *node = q3_node_new(ctx, Q3_OP_EMBEDDING, table, NULL, NULL, NULL, NULL);
+    node->attr.index = ids;
+    node->attr.n = n;
+    node->attr.skip = skip;
+    node->out = q3_new2(ctx, n, table->shape[1]);
+    return q3_record(ctx, node);
+}
+
+static void forward(q3_ctx *ctx, q3_node *n)
+{
+    const q3_tensor *table = n->in[0];
+    for (int64_t i = 0; !ctx->dry && i < n->attr.n; i++)
+        Q3_CHECK(n->attr.index[i] >= 0 && n->attr.index[i] < table->shape[0], "id %d at %lld, table %s",
+                 n->attr.index[i], (long long)i, q3_shape(table));
+    const q3_take_rows_args a = { .y = q3_f32(n->out),
+                                  .x = q3_as_weight(table),
+                                  .index = n->attr.index,
+                                  .n = n->attr.n,
+                                  .C = table->shape[1] };
+    Q3_CALL(ctx, q3_take_rows, &a);
+}
+
+static void backward(q3_ctx *ctx, q3_node *n)
+{
+    q3_spread_rows_args a = {
+        .x = n->out->grad,
+        .index = n->attr.index,
+        .n = n->attr.n,
+        .C = n->in[0]->shape[1],
+        .rows = n->in[0]->shape[0],
+        .skip = n->attr.skip,
+    };
+    a.y = q3_grad(ctx, n->in[0], &a.beta);
+    if (a.y)
+        Q3_CALL(ctx, q3_spread_rows, &a);
+}
+
+static q3_cost cost(const q3_node *n)
+{
+    double size = (double)q3_numel(n->out), rows = (double)n->attr.n;
+    return (q3_cost){ .bytes =
+                          4 * size + rows * (double)q3_dtype_bytes(n->in[0]->dtype, n->in[0]->shape[1]) };
+}
+
+const q3_op q3_op_embedding = { "embedding", forward, backward, cost };

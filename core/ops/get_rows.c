@@ -1,0 +1,46 @@
+#include "core/ops.h"
+#include "kernels/rows.h"
+
+q3_tensor *q3_get_rows(q3_ctx *ctx, q3_tensor *x, const int32_t *rows, int64_t n)
+{
+    q3_node *node = q3_node_new(ctx, Q3_OP_GET_ROWS, x, NULL, NULL, NULL, NULL);
+    node->attr.index = rows;
+    node->attr.n = n;
+    node->out = q3_new2(ctx, n, q3_dim(x, -1));
+    return q3_record(ctx, node);
+}
+
+static void forward(q3_ctx *ctx, q3_node *n)
+{
+    for (int64_t i = 0; !ctx->dry && i < n->attr.n; i++)
+        Q3_CHECK(n->attr.index[i] >= 0 && n->attr.index[i] < q3_rows(n->in[0]), "row %d at %lld, x %s",
+                 n->attr.index[i], (long long)i, q3_shape(n->in[0]));
+    const q3_take_rows_args a = { .y = q3_f32(n->out),
+                                  .x = q3_as_weight(n->in[0]),
+                                  .index = n->attr.index,
+                                  .n = n->attr.n,
+                                  .C = q3_dim(n->in[0], -1) };
+    Q3_CALL(ctx, q3_take_rows, &a);
+}
+
+static void backward(q3_ctx *ctx, q3_node *n)
+{
+    q3_spread_rows_args a = {
+        .x = n->out->grad,
+        .index = n->attr.index,
+        .n = n->attr.n,
+        .C = q3_dim(n->in[0], -1),
+        .rows = q3_rows(n->in[0]),
+        .skip = -1,
+    };
+    a.y = q3_grad(ctx, n->in[0], &a.beta);
+    if (a.y)
+        Q3_CALL(ctx, q3_spread_rows, &a);
+}
+
+static q3_cost cost(const q3_node *n)
+{
+    return (q3_cost){ .bytes = 8 * (double)q3_numel(n->out) };
+}
+
+const q3_op q3_op_get_rows = { "get_rows", forward, backward, cost };

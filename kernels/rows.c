@@ -1,0 +1,163 @@
+#include "kernels/rows.h"
+
+/* The least a thread takes: rows, and columns (a cache line of them). */
+enum { GRAIN_ROWS = 16, GRAIN_COLUMNS = 16 };
+
+static void parallel(int64_t n, int64_t grain, q3_job *job, const void *arg)
+{
+    q3_parallel(n, grain, job, (void *)(uintptr_t)arg);
+}
+
+static float element(const q3_weight *w, int64_t i)
+{
+    switch (w->dtype) {
+    case Q3_BF16:
+        return q3_bf16_to_f32(((const uint16_t *)w->data)[i]);
+    case Q3_F16:
+        return q3_f16_to_f32(((const uint16_t *)w->data)[i]);
+    case Q3_NF4:
+    case Q3_FP4: {
+        int code = ((const uint8_t *)w->data)[i / 2] >> (i % 2 ? 0 : 4) & 15;
+        return (w->dtype == Q3_NF4 ? q3_nf4_values : q3_fp4_values)[code] * w->absmax[i / w->block];
+    }
+    default:
+        return ((const float *)w->data)[i];
+    }
+}
+
+/* y = beta y + factor x over n elements; x NULL stands for zeros. */
+static void blend(float *y, float beta, float factor, const float *x, int64_t n)
+{
+    if (!x) {
+        for (int64_t c = 0; c < n && beta == 0; c++)
+            y[c] = 0;
+    } else if (beta == 0 && factor == 1) {
+        memcpy(y, x, (size_t)n * sizeof *y);
+    } else if (beta == 0) {
+        for (int64_t c = 0; c < n; c++)
+            y[c] = factor * x[c];
+    } else {
+        for (int64_t c = 0; c < n; c++)
+            y[c] += factor * x[c];
+    }
+}
+
+/* The same from n elements of a weight, from `first` on. */
+static void blend_weight(float *y, float beta, float factor, const q3_weight *x, int64_t first, int64_t n)
+{
+    if (x->dtype == Q3_F32) {
+        blend(y, beta, factor, (const float *)x->data + first, n);
+        return;
+    }
+    for (int64_t c = 0; c < n; c++)
+        y[c] = (beta == 0 ? 0 : y[c]) + factor * element(x, first + c);
+}
+
+static void take_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const q3_take_rows_args *a = arg;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++)
+        blend_weight(a->y + i * a->C, a->beta, 1, &a->x, a->index[i] * a->C, a->C);
+}
+
+void q3_take_rows_cpu(const q3_take_rows_args *a)
+{
+    parallel(a->n, GRAIN_ROWS, take_rows, a);
+}
+
+/* Columns [begin, end) of the whole result. */
+static void spread_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const q3_spread_rows_args *a = arg;
+    (void)thread;
+    for (int64_t r = 0; r < a->rows; r++)
+        blend(a->y + r * a->C + begin, a->beta, 1, NULL, end - begin);
+    for (int64_t i = 0; i < a->n; i++)
+        if (a->index[i] != a->skip)
+            blend(a->y + a->index[i] * a->C + begin, 1, 1, a->x + i * a->C + begin, end - begin);
+}
+
+void q3_spread_rows_cpu(const q3_spread_rows_args *a)
+{
+    parallel(a->C, GRAIN_COLUMNS, spread_rows, a);
+}
+
+static void copy_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const q3_put_rows_args *a = arg;
+    (void)thread;
+    blend(a->y + begin * a->C, 0, 1, a->x + begin * a->C, (end - begin) * a->C);
+}
+
+static void put_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const q3_put_rows_args *a = arg;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++)
+        blend(a->y + a->index[i] * a->C, a->add ? 1 : 0, 1, a->s + i * a->C, a->C);
+}
+
+void q3_put_rows_forward_cpu(const q3_put_rows_args *a)
+{
+    parallel(a->T, GRAIN_ROWS, copy_rows, a);
+    parallel(a->n, GRAIN_ROWS, put_rows, a);
+}
+
+static void other_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const q3_put_rows_args *a = arg;
+    (void)thread;
+    for (int64_t t = begin; t < end; t++)
+        blend(a->y + t * a->C, a->beta, 1, a->taken[t] ? NULL : a->x + t * a->C, a->C);
+}
+
+void q3_put_rows_backward_cpu(const q3_put_rows_args *a)
+{
+    memset(a->taken, 0, (size_t)a->T);
+    for (int64_t i = 0; i < a->n; i++)
+        a->taken[a->index[i]] = 1;
+    parallel(a->T, GRAIN_ROWS, other_rows, a);
+}
+
+static void columns(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const q3_columns_args *a = arg;
+    (void)thread;
+    for (int64_t t = begin; t < end; t++)
+        blend(a->y + t * a->y_stride, a->beta, 1, a->x ? a->x + t * a->x_stride : NULL, a->n);
+}
+
+void q3_columns_cpu(const q3_columns_args *a)
+{
+    parallel(a->T, GRAIN_ROWS, columns, a);
+}
+
+static void interpolate(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const q3_interpolate_args *a = arg;
+    (void)thread;
+    for (int64_t i = 4 * begin; i < 4 * end; i++)
+        blend_weight(a->y + i / 4 * a->C, i % 4 ? 1 : 0, a->weights[i], &a->table, a->taps[i] * a->C, a->C);
+}
+
+void q3_interpolate_forward_cpu(const q3_interpolate_args *a)
+{
+    parallel(a->P, GRAIN_ROWS, interpolate, a);
+}
+
+static void spread_taps(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const q3_interpolate_args *a = arg;
+    (void)thread;
+    for (int64_t g = 0; g < a->G; g++)
+        blend(a->dtable + g * a->C + begin, a->beta, 1, NULL, end - begin);
+    for (int64_t i = 0; i < 4 * a->P; i++)
+        blend(a->dtable + a->taps[i] * a->C + begin, 1, a->weights[i], a->dy + i / 4 * a->C + begin,
+              end - begin);
+}
+
+void q3_interpolate_backward_cpu(const q3_interpolate_args *a)
+{
+    parallel(a->C, GRAIN_COLUMNS, spread_taps, a);
+}
