@@ -1,0 +1,344 @@
+#include "collate/chat_template.h"
+
+#include <limits.h>
+#include <math.h>
+#include <string.h>
+
+#include "collate/sha256.h"
+#include "core/file.h"
+
+static void put(q3_text *out, const char *s)
+{
+    q3_text_append(out, s, strlen(s));
+}
+
+static void put_number(q3_text *out, const cJSON *value)
+{
+    double x = value->valuedouble;
+    if (x == floor(x) && fabs(x) < 9007199254740992.0)
+        q3_text_printf(out, "%lld", (long long)x);
+    else
+        q3_text_json_number(out, x);
+}
+
+void q3_chat_json(q3_text *out, const cJSON *value)
+{
+    if (cJSON_IsString(value)) {
+        q3_text_json_string(out, value->valuestring, strlen(value->valuestring));
+    } else if (cJSON_IsNumber(value)) {
+        put_number(out, value);
+    } else if (cJSON_IsArray(value) || cJSON_IsObject(value)) { // cJSON limits the depth when it parses
+        put(out, cJSON_IsArray(value) ? "[" : "{");
+        for (const cJSON *c = value->child; c; c = c->next) {
+            if (cJSON_IsObject(value)) {
+                q3_text_json_string(out, c->string, strlen(c->string));
+                put(out, ": ");
+            }
+            q3_chat_json(out, c);
+            if (c->next)
+                put(out, ", ");
+        }
+        put(out, cJSON_IsArray(value) ? "]" : "}");
+    } else {
+        put(out, cJSON_IsTrue(value) ? "true" : cJSON_IsFalse(value) ? "false" : "null");
+    }
+}
+
+/* What is on while rendering: pictures and videos are numbered over the whole conversation. */
+typedef struct state {
+    q3_text *out;
+    bool add_vision_id;
+    int n_images, n_videos;
+} state;
+
+static void put_texts(q3_text *out, const q3_message *m)
+{
+    if (m->text)
+        put(out, m->text);
+    else
+        for (int i = 0; i < m->n_parts; i++)
+            if (m->parts[i].text)
+                put(out, m->parts[i].text);
+}
+
+static void put_part(state *s, const q3_part *part)
+{
+    if (part->kind == Q3_PART_IMAGE) {
+        s->n_images++;
+        if (s->add_vision_id)
+            q3_text_printf(s->out, "Picture %d: ", s->n_images);
+        put(s->out, "<|vision_start|><|image_pad|><|vision_end|>");
+    } else if (part->kind == Q3_PART_VIDEO) {
+        s->n_videos++;
+        if (s->add_vision_id)
+            q3_text_printf(s->out, "Video %d: ", s->n_videos);
+        put(s->out, "<|vision_start|><|video_pad|><|vision_end|>");
+    } else if (part->text) {
+        put(s->out, part->text);
+    }
+}
+
+static void put_content(state *s, const q3_message *m)
+{
+    if (m->text)
+        put(s->out, m->text);
+    else
+        for (int i = 0; i < m->n_parts; i++)
+            put_part(s, &m->parts[i]);
+}
+
+static q3_status put_tool_call(q3_text *out, const cJSON *call)
+{
+    const cJSON *function = cJSON_GetObjectItemCaseSensitive(call, "function");
+    if (cJSON_IsObject(function))
+        call = function;
+    const cJSON *name = cJSON_GetObjectItemCaseSensitive(call, "name");
+    const cJSON *arguments = cJSON_GetObjectItemCaseSensitive(call, "arguments");
+    if (!cJSON_IsString(name) || !arguments)
+        return q3_fail(Q3_ERR_DATA, "a tool call must have a \"name\" (a string) and \"arguments\"");
+    put(out, "<tool_call>\n{\"name\": \"");
+    put(out, name->valuestring);
+    put(out, "\", \"arguments\": ");
+    if (cJSON_IsString(arguments))
+        put(out, arguments->valuestring);
+    else
+        q3_chat_json(out, arguments);
+    put(out, "}\n</tool_call>");
+    return Q3_OK;
+}
+
+static q3_status put_assistant(q3_text *out, const q3_message *m)
+{
+    bool separate =
+        m->text ? *m->text != 0 : m->n_parts > 0; // content or an earlier call stands before the next one
+    put(out, "<|im_start|>assistant\n");
+    put_texts(out, m);
+    const cJSON *call;
+    cJSON_ArrayForEach(call, m->tool_calls)
+    {
+        if (separate)
+            put(out, "\n");
+        Q3_TRY(put_tool_call(out, call));
+        separate = true;
+    }
+    put(out, "<|im_end|>\n");
+    return Q3_OK;
+}
+
+static bool has_role(const q3_message *m, const char *role)
+{
+    return strcmp(m->role, role) == 0;
+}
+
+static void put_tool(state *s, const q3_message *messages, int i, int n)
+{
+    if (i == 0 || !has_role(&messages[i - 1], "tool"))
+        put(s->out, "<|im_start|>user");
+    put(s->out, "\n<tool_response>\n");
+    put_content(s, &messages[i]);
+    put(s->out, "\n</tool_response>");
+    if (i + 1 == n || !has_role(&messages[i + 1], "tool"))
+        put(s->out, "<|im_end|>\n");
+}
+
+static void put_tools(q3_text *out, const cJSON *tools)
+{
+    put(out, "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+             "You are provided with function signatures within <tools></tools> XML tags:\n<tools>");
+    const cJSON *tool;
+    cJSON_ArrayForEach(tool, tools)
+    {
+        put(out, "\n");
+        q3_chat_json(out, tool);
+    }
+    put(out,
+        "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+        "<tool_call></tool_call> XML tags:\n<tool_call>\n"
+        "{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call>");
+}
+
+static void put_system(q3_text *out, const q3_message *first, const cJSON *tools)
+{
+    bool system = has_role(first, "system"), with_tools = tools && tools->child;
+    if (!system && !with_tools)
+        return;
+    put(out, "<|im_start|>system\n");
+    if (system)
+        put_texts(out, first);
+    if (with_tools) {
+        if (system)
+            put(out, "\n\n");
+        put_tools(out, tools);
+    }
+    put(out, "<|im_end|>\n");
+}
+
+q3_status q3_chat_render(q3_text *out, const q3_message *messages, int n, const q3_chat_options *options)
+{
+    const q3_chat_options o = options ? *options : (q3_chat_options){ 0 };
+    state s = { .out = out, .add_vision_id = o.add_vision_id };
+    if (n <= 0)
+        return q3_fail(Q3_ERR_DATA, "the conversation has no message");
+    put_system(out, &messages[0], o.tools);
+    for (int i = 0; i < n; i++) {
+        if (has_role(&messages[i], "user")) {
+            put(out, "<|im_start|>user\n");
+            put_content(&s, &messages[i]);
+            put(out, "<|im_end|>\n");
+        } else if (has_role(&messages[i], "assistant")) {
+            q3_status st = put_assistant(out, &messages[i]);
+            if (st != Q3_OK)
+                return q3_wrap(st, "message %d", i);
+        } else if (has_role(&messages[i], "tool")) {
+            put_tool(&s, messages, i, n);
+        }
+    }
+    if (o.add_generation_prompt)
+        put(out, "<|im_start|>assistant\n");
+    return out->failed ? q3_fail(Q3_ERR_MEMORY, "out of memory for the text of a conversation") : Q3_OK;
+}
+
+/* ---- messages from JSON ---- */
+
+static bool has_key(const cJSON *item, const char *key)
+{
+    return cJSON_GetObjectItemCaseSensitive(item, key) != NULL;
+}
+
+static bool has_type(const cJSON *item, const char *type)
+{
+    const cJSON *t = cJSON_GetObjectItemCaseSensitive(item, "type");
+    return cJSON_IsString(t) && strcmp(t->valuestring, type) == 0;
+}
+
+static q3_status part_from_json(q3_part *out, const cJSON *item)
+{
+    if (!cJSON_IsObject(item))
+        return q3_fail(Q3_ERR_DATA, "an item of \"content\" must be an object");
+    const cJSON *text = cJSON_GetObjectItemCaseSensitive(item, "text");
+    if (text && !cJSON_IsString(text))
+        return q3_fail(Q3_ERR_DATA, "the \"text\" of an item must be a string");
+    out->text = text ? text->valuestring : NULL;
+    if (has_type(item, "image") || has_key(item, "image") || has_key(item, "image_url"))
+        out->kind = Q3_PART_IMAGE;
+    else if (has_type(item, "video") || has_key(item, "video"))
+        out->kind = Q3_PART_VIDEO;
+    else
+        out->kind = text ? Q3_PART_TEXT : Q3_PART_OTHER;
+    return Q3_OK;
+}
+
+/* Takes its parts from the front of `parts` and moves it on. */
+static q3_status message_from_json(q3_message *out, q3_part **parts, const cJSON *message)
+{
+    const cJSON *role = cJSON_GetObjectItemCaseSensitive(message, "role");
+    const cJSON *content = cJSON_GetObjectItemCaseSensitive(message, "content");
+    const cJSON *calls = cJSON_GetObjectItemCaseSensitive(message, "tool_calls");
+    if (!cJSON_IsString(role))
+        return q3_fail(Q3_ERR_DATA, "\"role\" must be a string");
+    if (content && !cJSON_IsNull(content) && !cJSON_IsString(content) && !cJSON_IsArray(content))
+        return q3_fail(Q3_ERR_DATA, "\"content\" must be a string or an array of items");
+    if (calls && !cJSON_IsNull(calls) && !cJSON_IsArray(calls))
+        return q3_fail(Q3_ERR_DATA, "\"tool_calls\" must be an array");
+    *out = (q3_message){ .role = role->valuestring,
+                         .parts = *parts,
+                         .tool_calls = cJSON_IsArray(calls) ? calls : NULL };
+    if (cJSON_IsString(content))
+        out->text = content->valuestring;
+    const cJSON *item;
+    if (cJSON_IsArray(content))
+        cJSON_ArrayForEach(item, content)
+        {
+            Q3_TRY(part_from_json(*parts, item));
+            ++*parts;
+            out->n_parts++;
+        }
+    return Q3_OK;
+}
+
+static size_t count_items(const cJSON *messages)
+{
+    size_t n = 0;
+    const cJSON *message;
+    cJSON_ArrayForEach(message, messages) n +=
+        (size_t)cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(message, "content"));
+    return n;
+}
+
+q3_status q3_chat_from_json(q3_chat *out, const cJSON *messages)
+{
+    *out = (q3_chat){ 0 };
+    if (!cJSON_IsArray(messages))
+        return q3_fail(Q3_ERR_DATA, "\"messages\" must be an array");
+    out->messages = q3_calloc((size_t)cJSON_GetArraySize(messages), sizeof *out->messages);
+    out->parts = q3_calloc(count_items(messages), sizeof *out->parts);
+    q3_status st = out->messages && out->parts ? Q3_OK : Q3_ERR_MEMORY;
+    q3_part *parts = out->parts;
+    const cJSON *message;
+    if (st == Q3_OK)
+        cJSON_ArrayForEach(message, messages)
+        {
+            st = message_from_json(&out->messages[out->n], &parts, message);
+            if (st != Q3_OK) {
+                st = q3_wrap(st, "message %d", out->n);
+                break;
+            }
+            out->n++;
+        }
+    if (st != Q3_OK)
+        q3_chat_free(out);
+    return st;
+}
+
+void q3_chat_free(q3_chat *chat)
+{
+    q3_free(chat->messages);
+    q3_free(chat->parts);
+    *chat = (q3_chat){ 0 };
+}
+
+/* ---- is the model's template the one written out above? ---- */
+
+/* chat_template.jinja of Qwen/Qwen3-VL-4B-Instruct and its sisters, 5292 bytes. */
+static bool is_known(const char *text, size_t n)
+{
+    static const uint32_t known[8] = { 0x3636d0f0, 0xbd6bef02, 0x654cdffd, 0xc447b79c,
+                                       0xb2cef8ab, 0x02cc7526, 0x73459662, 0x91a489e4 };
+    uint32_t h[8];
+    q3_sha256(h, text, n);
+    return memcmp(h, known, sizeof h) == 0;
+}
+
+enum { TEMPLATE_LIMIT = 16 << 20 }; // bytes of a file that holds a template
+
+/* Sets *known when the file exists and has a template: the file itself, or its member "chat_template". */
+static bool look_at(bool *known, const char *dir, const char *name, bool is_json)
+{
+    char *path = q3_path_join(dir, name), *text = NULL;
+    size_t size;
+    q3_json doc;
+    bool found = false;
+    if (path && q3_file_exists(path) && is_json && q3_json_open(&doc, path, TEMPLATE_LIMIT) == Q3_OK) {
+        const cJSON *template = cJSON_GetObjectItemCaseSensitive(doc.root, "chat_template");
+        found = cJSON_IsString(template);
+        if (found)
+            *known = is_known(template->valuestring, strlen(template->valuestring));
+        q3_json_close(&doc);
+    } else if (path && q3_file_exists(path) && !is_json &&
+               q3_file_read(&text, &size, path, TEMPLATE_LIMIT) == Q3_OK) {
+        found = true;
+        *known = is_known(text, size);
+        q3_free(text);
+    }
+    q3_free(path);
+    return found;
+}
+
+bool q3_chat_template_known(const char *dir)
+{
+    bool known = true;
+    if (!look_at(&known, dir, "chat_template.json", true) &&
+        !look_at(&known, dir, "chat_template.jinja", false))
+        look_at(&known, dir, "tokenizer_config.json", true);
+    return known;
+}
