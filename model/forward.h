@@ -10,8 +10,6 @@
 #include "model/batch.h"
 #include "model/network.h"
 
-enum { Q3_MAX_DEEPSTACK = 16 };
-
 typedef enum q3_checkpointing {
     Q3_CHECKPOINT_NONE,
     Q3_CHECKPOINT_HALF, /* every other layer is run again in backward */

@@ -41,10 +41,10 @@ typedef struct q3_merger {
     q3_proj fc1, fc2;
 } q3_merger;
 
-typedef struct q3_param {
+typedef struct q3_parameter {
     q3_tensor *tensor;
     bool vision; /* which tower */
-} q3_param;
+} q3_parameter;
 
 typedef struct q3_model {
     q3_model_config config;
@@ -60,7 +60,7 @@ typedef struct q3_model {
     q3_merger merger;
     q3_merger *deepstack;
     /* everything again, in checkpoint order of the reference (named_parameters, named_modules) */
-    q3_param *params;
+    q3_parameter *params;
     int n_params;
     q3_proj **projections; /* every linear but the head: vision blocks, mergers, then the text layers */
     int n_projections;

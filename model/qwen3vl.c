@@ -9,7 +9,7 @@ q3_tensor *q3_qwen3vl_hidden(q3_ctx *ctx, const q3_model *m, const q3_forward *f
     q3_tensor *x = q3_text_forward(ctx, m, f, b, b->n_images ? &vision : NULL);
     if (rows)
         x = q3_get_rows(ctx, x, rows, n);
-    x = q3_rmsnorm(ctx, x, m->norm.w, (float)m->config.text.rms_norm_eps);
+    x = q3_rmsnorm(ctx, x, m->norm.w, m->config.text.rms_eps);
     if (f->tap)
         f->tap(f->tap_arg, "text.norm", x);
     return x;

@@ -26,7 +26,7 @@ q3_tensor *q3_project(q3_ctx *ctx, const q3_forward *f, const q3_proj *p, q3_ten
 /* Norm of each head, then rotation. */
 static q3_tensor *norm_rope(q3_ctx *ctx, const decoder *d, q3_tensor *x, const q3_norm *norm, int heads)
 {
-    x = q3_rmsnorm(ctx, x, norm->w, (float)d->m->config.text.rms_norm_eps);
+    x = q3_rmsnorm(ctx, x, norm->w, d->m->config.text.rms_eps);
     return q3_rope(ctx, x, d->cos_sin, heads);
 }
 
@@ -62,7 +62,7 @@ static q3_tensor *mlp(q3_ctx *ctx, const decoder *d, q3_tensor *x)
 static q3_tensor *decoder_layer(q3_ctx *ctx, const void *arg, q3_tensor *x)
 {
     const decoder *d = arg;
-    float eps = (float)d->m->config.text.rms_norm_eps;
+    float eps = d->m->config.text.rms_eps;
     q3_tensor *h = q3_rmsnorm(ctx, x, d->layer->attn_norm.w, eps);
     x = q3_add(ctx, x, attention(ctx, d, h));
     h = q3_rmsnorm(ctx, x, d->layer->mlp_norm.w, eps);
@@ -86,11 +86,11 @@ static decoder decoder_of(q3_ctx *ctx, const q3_model *m, const q3_forward *f, c
     decoder d = { .m = m, .f = f };
     float *table = q3_scratch(ctx, (size_t)b->n_tokens * (size_t)c->head_dim * sizeof(float));
     if (!ctx->dry)
-        q3_rotary_text(table, b->positions, b->n_tokens, (int)c->head_dim, c->rope_theta, c->mrope_section);
+        q3_rotary_text(table, b->positions, b->n_tokens, c->head_dim, c->rope_theta, c->mrope_section);
     d.cos_sin = table;
     d.attention = (q3_attention_attr){
-        .heads = (int)c->num_attention_heads,
-        .kv_heads = (int)c->num_key_value_heads,
+        .heads = c->heads,
+        .kv_heads = c->kv_heads,
         .scale = (float)(1.0 / sqrt((double)c->head_dim)),
         .causal = true,
         .segments = f->kv ? f->kv->segments : row_segments(ctx, b),
@@ -118,12 +118,12 @@ q3_tensor *q3_text_forward(q3_ctx *ctx, const q3_model *m, const q3_forward *f, 
 {
     const q3_text_config *c = &m->config.text;
     decoder d = decoder_of(ctx, m, f, b);
-    decoder *layers = q3_arena_alloc(&ctx->meta, sizeof d * (size_t)c->num_hidden_layers);
+    decoder *layers = q3_arena_alloc(&ctx->meta, sizeof d * (size_t)c->layers);
     Q3_CHECK(layers, "%s", q3_error());
-    q3_tensor *x = q3_embedding(ctx, m->embed, b->ids, b->n_tokens, (int32_t)c->pad_token_id);
+    q3_tensor *x = q3_embedding(ctx, m->embed, b->ids, b->n_tokens, m->config.pad);
     if (vision)
         x = q3_put_rows(ctx, x, vision->merged, b->image_rows, b->n_image_rows);
-    for (int i = 0; i < c->num_hidden_layers; i++) {
+    for (int i = 0; i < c->layers; i++) {
         layers[i] = d; // stays: backward may run the layer again
         layers[i].layer = &m->layers[i];
         layers[i].index = i;

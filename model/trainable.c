@@ -1,6 +1,5 @@
 #include "model/trainable.h"
 
-#include <ctype.h>
 #include <string.h>
 
 static void widen(float *out, const q3_tensor *t)
@@ -11,22 +10,6 @@ static void widen(float *out, const q3_tensor *t)
     else
         for (int64_t i = 0; i < q3_numel(t); i++)
             out[i] = t->dtype == Q3_BF16 ? q3_bf16_to_f32(h[i]) : q3_f16_to_f32(h[i]);
-}
-
-/* transformers 5.17 trainer_pt_utils.get_parameter_names with the forbidden patterns of get_decay_parameter_names:
- * bias, layernorm, rmsnorm, and "norm" or "_norm" as the end of a name part. LayerNorm weights are called norm*. */
-static bool decays(const char *name)
-{
-    char low[512];
-    size_t n = 0;
-    for (; name[n] && n + 1 < sizeof low; n++)
-        low[n] = (char)tolower((unsigned char)name[n]);
-    low[n] = 0;
-    if (strstr(low, "lora_"))
-        return true;
-    if (strstr(low, "bias") || strstr(low, "layernorm") || strstr(low, "rmsnorm"))
-        return false;
-    return !(strstr(low, "norm.") || strstr(low, "norm1.") || strstr(low, "norm2."));
 }
 
 q3_status q3_trainable_create(q3_trainable *out, q3_arena *mem, q3_tensor *const *tensors, const char *const *names,
@@ -42,7 +25,7 @@ q3_status q3_trainable_create(q3_trainable *out, q3_arena *mem, q3_tensor *const
     int64_t offset = 0;
     for (int i = 0; i < n; i++) {
         q3_tensor *t = tensors[i];
-        out->slots[i] = (q3_trainable_slot){ names[i], t, offset, q3_numel(t), decays(names[i]) };
+        out->slots[i] = (q3_trainable_slot){ names[i], t, offset, q3_numel(t) };
         if (t->data)
             widen(out->values + offset, t);
         t->data = out->values + offset;

@@ -12,7 +12,6 @@ typedef struct q3_trainable_slot {
     const char *name; /* as saved: "base_model.model....lora_A.weight" for adapters, the checkpoint's name otherwise */
     q3_tensor *tensor;
     int64_t offset, n; /* elements, in the flat buffers */
-    bool decay;        /* weight decay applies: neither a bias nor a norm (transformers get_decay_parameter_names) */
 } q3_trainable_slot;
 
 typedef struct q3_trainable {

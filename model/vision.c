@@ -43,12 +43,12 @@ static void frame_segments(tower *t, q3_ctx *ctx, const q3_batch *b)
 static void rotary_table(tower *t, q3_ctx *ctx, const q3_batch *b)
 {
     const q3_vision_config *c = &t->m->config.vision;
-    int head_dim = (int)(c->hidden_size / c->num_heads);
+    int head_dim = c->hidden_size / c->heads;
     float *table = q3_scratch(ctx, (size_t)b->n_patches * (size_t)head_dim * sizeof(float));
     t->cos_sin = table;
     for (int i = 0; i < b->n_images && !ctx->dry; i++) {
         const int32_t *g = b->grids + 3 * i;
-        q3_rotary_vision(table, g[0], g[1], g[2], (int)c->spatial_merge_size, head_dim);
+        q3_rotary_vision(table, g[0], g[1], g[2], c->merge_size, head_dim);
         table += (int64_t)g[0] * g[1] * g[2] * head_dim;
     }
 }
@@ -83,13 +83,13 @@ static void picture_taps(int32_t *taps, float *weights, const int32_t *grid, int
 static q3_tensor *position_embedding(q3_ctx *ctx, const tower *t, const q3_batch *b)
 {
     const q3_vision_config *c = &t->m->config.vision;
-    int side = (int)c->position_side;
+    int side = c->positions_side;
     int32_t *taps = q3_scratch(ctx, (size_t)b->n_patches * 4 * sizeof *taps);
     float *weights = q3_scratch(ctx, (size_t)b->n_patches * 4 * sizeof *weights);
     int64_t at = 0;
     for (int i = 0; i < b->n_images && !ctx->dry; i++) {
         const int32_t *g = b->grids + 3 * i;
-        picture_taps(taps + 4 * at, weights + 4 * at, g, (int)c->spatial_merge_size, side);
+        picture_taps(taps + 4 * at, weights + 4 * at, g, c->merge_size, side);
         at += (int64_t)g[0] * g[1] * g[2];
     }
     return q3_interpolate(ctx, t->m->pos_embed, taps, weights, b->n_patches);
@@ -119,7 +119,7 @@ static q3_tensor *block(q3_ctx *ctx, const void *arg, q3_tensor *h)
 /* merge^2 rows of h become one token. The final merger norms before the reshape, the deepstack mergers behind it. */
 static q3_tensor *merge(q3_ctx *ctx, const tower *t, const q3_merger *merger, q3_tensor *h, bool norm_first)
 {
-    int64_t merge2 = t->m->config.vision.spatial_merge_size * t->m->config.vision.spatial_merge_size;
+    int64_t merge2 = (int64_t)t->m->config.vision.merge_size * t->m->config.vision.merge_size;
     int64_t rows = q3_dim(h, 0) / merge2, width = q3_dim(h, 1) * merge2;
     const float eps = 1e-6f;
     if (norm_first)
@@ -138,10 +138,10 @@ static bool checkpointed(const q3_forward *f, int layer)
 q3_vision_features q3_vision_forward(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b)
 {
     const q3_vision_config *c = &m->config.vision;
-    int64_t head_dim = c->hidden_size / c->num_heads;
+    int64_t head_dim = c->hidden_size / c->heads;
     q3_vision_features out = { 0 };
     tower t = { .m = m, .f = f };
-    t.attention = (q3_attention_attr){ .heads = (int)c->num_heads, .kv_heads = (int)c->num_heads };
+    t.attention = (q3_attention_attr){ .heads = c->heads, .kv_heads = c->heads };
     t.attention.scale = (float)(1.0 / sqrt((double)head_dim));
     frame_segments(&t, ctx, b);
     rotary_table(&t, ctx, b);
@@ -161,7 +161,7 @@ q3_vision_features q3_vision_forward(q3_ctx *ctx, const q3_model *m, const q3_fo
         h = checkpointed(f, i) ? q3_checkpoint(ctx, block, &layers[i], h) : block(ctx, &layers[i], h);
         tap(f, "blocks", i, h);
         for (int j = 0; j < c->n_deepstack; j++)
-            if (c->deepstack_indexes[j] == i) {
+            if (c->deepstack[j] == i) {
                 out.deepstack[j] = merge(ctx, &t, &m->deepstack[j], h, false);
                 tap(f, "deepstack", j, out.deepstack[j]);
             }

@@ -6,7 +6,7 @@ set -eu
 allowed() { # rooms that the room $1 may include, besides itself
     case $1 in
     cli) echo "train eval infer collate data optim model core kernels" ;;
-    train) echo "eval infer collate data optim model core" ;;
+    train) echo "eval infer collate data optim model core kernels" ;;
     eval) echo "infer collate data model core" ;;
     infer) echo "collate data model core" ;;
     collate) echo "data model core" ;;

@@ -1,0 +1,24 @@
+/* eval/loss.h - the held-out loss as transformers' Trainer forms it: the mean over samples of the mean cross-entropy of
+ * the batch they were in. So it depends on the batch size.
+ */
+#ifndef Q3_EVAL_LOSS_H
+#define Q3_EVAL_LOSS_H
+
+#include "collate/loader.h"
+#include "model/qwen3vl.h"
+
+typedef struct q3_loss_result {
+    double loss;
+    int64_t n_samples, n_batches;
+    double seconds;
+} q3_loss_result;
+
+/* Progress: called after every batch; may be NULL. Returning another status than Q3_OK stops. */
+typedef q3_status q3_eval_progress(void *arg, int64_t done, int64_t of);
+
+/* Runs over `source` once, in file order, without dropout. The step arena of `ctx` is used and left empty.
+ * Errors: those of the loader; Q3_ERR_FAIL when the loss is not finite. */
+q3_status q3_eval_loss(q3_loss_result *out, q3_ctx *ctx, const q3_model *model, const q3_loader_source *source,
+                       q3_eval_progress *progress, void *arg);
+
+#endif

@@ -1,0 +1,29 @@
+/* infer/sample.h - from logits to the next token, in the order of transformers' generate (5.17).
+ *
+ *   repetition penalty -> greedy argmax, or: temperature -> top-k -> top-p -> softmax -> one draw
+ *
+ * Draws are counted (core/rng.h): keyed by seed, request and position, so they do not depend on the batch.
+ */
+#ifndef Q3_INFER_SAMPLE_H
+#define Q3_INFER_SAMPLE_H
+
+#include "core/status.h"
+
+typedef struct q3_sampling {
+    bool do_sample;           /* false: the likeliest token, the lowest id on ties */
+    float temperature;        /* 0 is greedy too; 1 is off */
+    int top_k;                /* keep the k likeliest and their ties; 0 is off */
+    float top_p;              /* keep the smallest set of at least this mass; 1 is off */
+    float repetition_penalty; /* 1 is off */
+    uint64_t seed;
+} q3_sampling;
+
+/* Applies the chain to logits [V] in place (what is dropped becomes -INFINITY); `seen` are prompt and output ids. Greedy
+ * settings stop behind the repetition penalty. */
+void q3_sample_filter(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen, const q3_sampling *s);
+
+/* The next token of request `request` at output position `position`. logits are changed. */
+int32_t q3_sample_next(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen, const q3_sampling *s,
+                       uint32_t request, uint32_t position);
+
+#endif

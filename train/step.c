@@ -1,0 +1,132 @@
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/log.h"
+#include "kernels/add.h"
+#include "kernels/gradient.h"
+#include "train/trainer.h"
+
+int64_t q3_window_size(const q3_trainer *t, int64_t batch)
+{
+    int64_t left = t->per_epoch - batch % t->per_epoch; // windows never span epochs
+    return left < t->accumulation ? left : t->accumulation;
+}
+
+static float *fresh(q3_grad_tree *tree, q3_arena *mem)
+{
+    float *p = Q3_NEW(mem, float, tree->n + 1);
+    return p;
+}
+
+q3_status q3_grad_tree_begin(q3_grad_tree *tree, q3_arena *mem, q3_trainable *trainable)
+{
+    tree->n = trainable->n;
+    tree->count = 0;
+    memset(tree->full, 0, sizeof tree->full);
+    if (!tree->current && !(tree->current = fresh(tree, mem)))
+        return Q3_ERR_MEMORY;
+    memset(tree->current, 0, (size_t)tree->n * sizeof(float));
+    q3_trainable_bind(trainable, tree->current);
+    return Q3_OK;
+}
+
+static void add(float *to, const float *left, const float *right, int64_t n)
+{
+    q3_add_forward_cpu(&(q3_add_args){ to, left, right, n });
+}
+
+q3_status q3_grad_tree_push(q3_grad_tree *tree, q3_arena *mem, q3_trainable *trainable)
+{
+    int level = 0;
+    for (; tree->full[level]; level++) { // as in counting: two of a kind make one of the next
+        add(tree->level[level], tree->level[level], tree->current, tree->n);
+        float *sum = tree->level[level];
+        tree->level[level] = tree->current;
+        tree->current = sum;
+        tree->full[level] = false;
+    }
+    float *spare = tree->level[level] ? tree->level[level] : fresh(tree, mem);
+    if (!spare)
+        return Q3_ERR_MEMORY;
+    tree->level[level] = tree->current;
+    tree->full[level] = true;
+    tree->current = spare;
+    tree->count++;
+    memset(spare, 0, (size_t)tree->n * sizeof(float));
+    q3_trainable_bind(trainable, spare);
+    return Q3_OK;
+}
+
+float *q3_grad_tree_sum(q3_grad_tree *tree)
+{
+    float *sum = NULL;
+    for (int level = 0; level < Q3_TREE_LEVELS; level++) {
+        if (!tree->full[level])
+            continue;
+        if (sum)
+            add(tree->level[level], tree->level[level], sum, tree->n);
+        sum = tree->level[level];
+    }
+    return sum;
+}
+
+static q3_status not_finite(const q3_trainer *t, const q3_loaded *l, double loss)
+{
+    char samples[256];
+    int n = 0;
+    samples[0] = 0;
+    for (int64_t i = 0; i < l->n_samples && n < (int)sizeof samples - 64; i++)
+        n += snprintf(samples + n, sizeof samples - (size_t)n, "%s%s", i ? ", " : "", l->samples[i].where);
+    return q3_fail(Q3_ERR_FAIL, "the loss is %f in step %lld, batch %lld; samples %s%s; lower train.learning_rate or look at these samples",
+                   loss, (long long)t->state.step + 1, (long long)t->state.batch, samples,
+                   n >= (int)sizeof samples - 64 ? " ..." : "");
+}
+
+/* Forward and backward of one micro-batch; adds its part of the window's loss. */
+static q3_status micro_batch(double *loss_sum, int64_t *supervised, q3_trainer *t, const q3_loaded *l, int64_t window)
+{
+    const q3_batch *b = &l->batch;
+    int64_t n = b->n_rows ? q3_batch_targets(b, NULL, NULL) : 0;
+    if (!n)
+        return Q3_OK; // every sample was skipped: it adds nothing
+    bool micro_mean = t->config->train.loss_normalization == Q3_CONFIG_LOSS_MICRO_MEAN;
+    double scale = micro_mean ? 1.0 / ((double)n * (double)window) : 1.0;
+    q3_step_begin(&t->ctx, true);
+    t->ctx.micro_step = (uint64_t)t->state.batch;
+    q3_tensor *loss = q3_qwen3vl_loss(&t->ctx, &t->model, &t->forward, b, (float)scale);
+    q3_backward(&t->ctx, loss, 1.0f);
+    Q3_TRY(q3_ctx_status(&t->ctx));
+    double value = *q3_f32(loss);
+    if (!isfinite(value))
+        return not_finite(t, l, value);
+    *loss_sum += value;
+    *supervised += n;
+    return Q3_OK;
+}
+
+q3_status q3_train_step(q3_step_result *out, q3_trainer *t, q3_loader *loader)
+{
+    int64_t window = q3_window_size(t, t->state.batch), supervised = 0;
+    *out = (q3_step_result){ .learning_rate = q3_schedule_lr(&t->schedule, t->state.step) };
+    Q3_TRY(q3_grad_tree_begin(&t->tree, &t->run, &t->trainable));
+    for (int64_t i = 0; i < window; i++) {
+        const q3_loaded *l;
+        Q3_TRY(q3_loader_next(&l, loader));
+        Q3_TRY(micro_batch(&out->loss, &supervised, t, l, window));
+        Q3_TRY(q3_grad_tree_push(&t->tree, &t->run, &t->trainable));
+        out->tokens += l->batch.n_tokens;
+        t->state.batch++;
+    }
+    t->params.grads = q3_grad_tree_sum(&t->tree);
+    if (t->config->train.loss_normalization == Q3_CONFIG_LOSS_TOKEN_MEAN && supervised) {
+        out->loss /= (double)supervised;
+        q3_gradient_scale_cpu(&(q3_gradient_args){ .g = t->params.grads, .n = t->params.total, .factor = (float)(1.0 / (double)supervised) });
+    }
+    Q3_TRY(q3_clip_gradients(&out->grad_norm, &t->clip, t->config->train.max_grad_norm));
+    q3_optimizer_step(t->optimizer, out->learning_rate);
+    t->state.step++;
+    t->state.epoch = (double)t->state.batch / (double)t->per_epoch;
+    t->state.tokens += out->tokens;
+    return Q3_OK;
+}

@@ -1,0 +1,89 @@
+/* train/trainer.h - a run: the model, what is trained, the data, the optimizer, and how far it has come.
+ *
+ * setup.c opens it, step.c makes one optimizer step, loop.c runs to the end, checkpoint.c saves and restores. Two
+ * arenas: `run` until the end, `step` for the values of a step.
+ */
+#ifndef Q3_TRAIN_TRAINER_H
+#define Q3_TRAIN_TRAINER_H
+
+#include "collate/loader.h"
+#include "model/lora.h"
+#include "model/qwen3vl.h"
+#include "optim/clip.h"
+#include "optim/optimizer.h"
+#include "optim/schedule.h"
+#include "train/config.h"
+#include "train/state.h"
+
+enum { Q3_TREE_LEVELS = 32 };
+
+/* Micro-batch gradients are added by a fixed binary tree over their index in the window, so that the sum does not depend
+ * on how the window is spread over machines: level l holds the sum of 2^l micro-batches. */
+typedef struct q3_grad_tree {
+    float *level[Q3_TREE_LEVELS]; /* [n] each, made when first needed */
+    bool full[Q3_TREE_LEVELS];
+    float *current; /* what backward adds to */
+    int64_t n;
+    int64_t count; /* micro-batches of the window so far */
+} q3_grad_tree;
+
+typedef struct q3_trainer {
+    q3_config *config; /* borrowed */
+    q3_arena run, step;
+    q3_ctx ctx;
+    q3_model model;
+    q3_trainable trainable;
+    q3_lora_config lora; /* r 0 when the whole model is tuned */
+    q3_tokenizer *tokenizer;
+    q3_collator collator;
+    q3_dataset *train_data, *eval_data; /* the same pointer when evaluation takes a slice of train */
+    int64_t n_train, n_eval;
+    const char *eval_name; /* the split's name for messages */
+    q3_forward forward;
+    q3_params params;
+    q3_clip clip;
+    q3_optimizer *optimizer;
+    q3_schedule schedule;
+    q3_grad_tree tree;
+    int64_t per_epoch;   /* L: micro-batches of an epoch */
+    int64_t updates;     /* U: optimizer steps of an epoch */
+    int64_t total_steps; /* T */
+    int64_t accumulation;
+    q3_state state;
+    const char *output_dir; /* heap */
+    /* of this process, for the summary */
+    int64_t tokens;  /* trained tokens, pictures included */
+    double seconds;  /* spent in steps */
+    size_t step_plan; /* bytes of the step arena by the dry run */
+    int64_t text_params, vision_params, trainable_text, trainable_vision;
+} q3_trainer;
+
+/* Loads everything the config names and checks it against each other. On failure everything is released. */
+q3_status q3_trainer_open(q3_trainer *out, q3_config *config);
+void q3_trainer_close(q3_trainer *t);
+
+/* Picks gradient checkpointing by dry runs over the largest batch, and refuses what does not fit. */
+q3_status q3_trainer_plan(q3_trainer *t);
+
+typedef struct q3_step_result {
+    double loss;          /* of the window */
+    double grad_norm;     /* before clipping */
+    double learning_rate; /* used */
+    int64_t tokens;
+} q3_step_result;
+
+/* One optimizer step: forward and backward of a window, clip, update. Advances state.step and state.batch. The loader
+ * must stand at state.batch. */
+q3_status q3_train_step(q3_step_result *out, q3_trainer *t, q3_loader *loader);
+
+/* Micro-batches of the window that begins at batch number `batch`. */
+int64_t q3_window_size(const q3_trainer *t, int64_t batch);
+
+/* Clears the tree for a new window; binds the model's gradients to its current buffer. */
+q3_status q3_grad_tree_begin(q3_grad_tree *tree, q3_arena *mem, q3_trainable *trainable);
+/* The current buffer joins the tree and is replaced by a zeroed one. */
+q3_status q3_grad_tree_push(q3_grad_tree *tree, q3_arena *mem, q3_trainable *trainable);
+/* The sum of the window; valid until the next begin. */
+float *q3_grad_tree_sum(q3_grad_tree *tree);
+
+#endif
