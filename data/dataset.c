@@ -1,0 +1,66 @@
+#include "data/dataset.h"
+
+#include "core/file.h"
+#include "data/imagefolder.h"
+#include "data/jsonl.h"
+
+struct q3_dataset {
+    const q3_source *source;
+    void *self; // of the source
+};
+
+static const q3_source *const SOURCES[] = { &q3_source_imagefolder, &q3_source_jsonl };
+
+static q3_status find_source(const q3_source **out, const char *path)
+{
+    for (size_t i = 0; i < sizeof SOURCES / sizeof *SOURCES; i++)
+        if (SOURCES[i]->accepts(path)) {
+            *out = SOURCES[i];
+            return Q3_OK;
+        }
+    if (!q3_file_exists(path))
+        return q3_fail(Q3_ERR_DATA, "%s: no such data set", path);
+    return q3_fail(Q3_ERR_DATA,
+                   "%s: not a kind of data set that can be read; give a .jsonl file or a folder with "
+                   "metadata.jsonl",
+                   path);
+}
+
+q3_status q3_dataset_open(q3_dataset **out, const char *path, const q3_data_keys *keys)
+{
+    static const q3_data_keys defaults = { 0 };
+    const q3_source *source = NULL;
+    *out = NULL;
+    Q3_TRY(find_source(&source, path));
+    q3_dataset *ds = q3_calloc(1, sizeof *ds);
+    if (!ds)
+        return q3_wrap(Q3_ERR_MEMORY, "%s", path);
+    ds->source = source;
+    q3_status st = source->open(&ds->self, path, keys ? keys : &defaults);
+    if (st != Q3_OK) {
+        q3_free(ds);
+        return st;
+    }
+    *out = ds;
+    return Q3_OK;
+}
+
+void q3_dataset_close(q3_dataset *ds)
+{
+    if (!ds)
+        return;
+    ds->source->close(ds->self);
+    q3_free(ds);
+}
+
+int64_t q3_dataset_size(const q3_dataset *ds)
+{
+    return ds->source->size(ds->self);
+}
+
+q3_status q3_dataset_get(q3_sample *out, const q3_dataset *ds, int64_t index)
+{
+    Q3_CHECK(index >= 0 && index < q3_dataset_size(ds), "sample %lld of %lld", (long long)index,
+             (long long)q3_dataset_size(ds));
+    return ds->source->get(out, ds->self, index);
+}

@@ -1,0 +1,289 @@
+#include "data/sample.h"
+
+#include <string.h>
+#include <strings.h>
+
+#include "core/file.h"
+#include "data/base64.h"
+
+/* What a field is looked up with, all along. */
+typedef struct reader {
+    const q3_json *doc;
+    const q3_data_keys *keys;
+    const char *where;
+} reader;
+
+void q3_sample_free(q3_sample *s)
+{
+    char *texts[] = { s->where, s->id,     s->query,  s->caption,   s->target,
+                      s->label, s->system, s->source, s->image_path };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        q3_free(texts[i]);
+    q3_free(s->image_bytes);
+    *s = (q3_sample){ 0 };
+}
+
+static const char *or_else(const char *key, const char *otherwise)
+{
+    return key ? key : otherwise;
+}
+
+static q3_status missing(const reader *r, const char *key)
+{
+    return q3_fail(Q3_ERR_DATA, "%s: missing field \"%s\"", r->where, key);
+}
+
+static q3_status wrong(const reader *r, const char *key, const char *what)
+{
+    int line, column;
+    if (q3_json_locate(r->doc, key, &line, &column))
+        return q3_fail(Q3_ERR_DATA, "%s:%d: \"%s\" %s", r->where, column, key, what);
+    return q3_fail(Q3_ERR_DATA, "%s: \"%s\" %s", r->where, key, what);
+}
+
+/* The value of a key, NULL when absent or null. A key that occurs twice is an error. */
+static q3_status find(const cJSON **out, const reader *r, const char *key)
+{
+    *out = NULL;
+    int n = 0;
+    for (const cJSON *item = r->doc->root->child; item; item = item->next)
+        if (strcmp(item->string, key) == 0 && n++ == 0 && !cJSON_IsNull(item))
+            *out = item;
+    return n > 1 ? wrong(r, key, "occurs twice in one object") : Q3_OK;
+}
+
+static q3_status copy(char **out, const char *text)
+{
+    *out = q3_strdup(text);
+    return *out ? Q3_OK : Q3_ERR_MEMORY;
+}
+
+static q3_status read_text(char **out, const reader *r, const char *key)
+{
+    const cJSON *item;
+    Q3_TRY(find(&item, r, key));
+    if (!item)
+        return Q3_OK;
+    return cJSON_IsString(item) ? copy(out, item->valuestring) : wrong(r, key, "must be a string");
+}
+
+/* A string, an integer with all its digits, or (for labels) a bool. */
+static q3_status read_name(char **out, const reader *r, const char *key, bool allow_bool)
+{
+    const cJSON *item;
+    char digits[64];
+    Q3_TRY(find(&item, r, key));
+    if (!item)
+        return Q3_OK;
+    if (cJSON_IsString(item))
+        return copy(out, item->valuestring);
+    if (allow_bool && cJSON_IsBool(item))
+        return copy(out, cJSON_IsTrue(item) ? "true" : "false");
+    if (cJSON_IsNumber(item) && q3_json_digits(r->doc, key, digits, sizeof digits) && !strpbrk(digits, ".eE"))
+        return copy(out, digits);
+    return wrong(r, key,
+                 allow_bool ? "must be a string, an integer or a bool" : "must be a string or an integer");
+}
+
+static q3_status read_query(q3_sample *s, const reader *r)
+{
+    const char *key = or_else(r->keys->query_key, "query");
+    if (strcmp(key, "query") == 0 && !cJSON_GetObjectItemCaseSensitive(r->doc->root, key) &&
+        cJSON_GetObjectItemCaseSensitive(r->doc->root, "text"))
+        key = "text";
+    if (!cJSON_GetObjectItemCaseSensitive(r->doc->root, key))
+        return missing(r, key);
+    Q3_TRY(read_text(&s->query, r, key));
+    return s->query ? Q3_OK : copy(&s->query, "");
+}
+
+static q3_status fill_template(char **out, const char *template, const char *label)
+{
+    static const char slot[] = "{label}";
+    q3_text t = { 0 };
+    q3_text_append(&t, "", 0);
+    for (const char *at; (at = strstr(template, slot)); template = at + strlen(slot)) {
+        q3_text_append(&t, template, (size_t)(at - template));
+        q3_text_append(&t, label, strlen(label));
+    }
+    q3_text_append(&t, template, strlen(template));
+    if (t.failed) {
+        q3_text_free(&t);
+        return Q3_ERR_MEMORY;
+    }
+    *out = t.data;
+    return Q3_OK;
+}
+
+static q3_status read_target(q3_sample *s, const reader *r)
+{
+    const char *key = or_else(r->keys->target_key, "target_json"), *template = r->keys->target_template;
+    Q3_TRY(read_text(&s->target, r, key));
+    if (!s->target && template && s->label)
+        Q3_TRY(fill_template(&s->target, template, s->label));
+    if (!r->keys->need_target || (s->target && *s->target))
+        return Q3_OK;
+    if (s->target)
+        return wrong(r, key, "is empty; there is nothing to train on");
+    if (template)
+        return q3_fail(Q3_ERR_DATA, "%s: missing field \"%s\", and no \"%s\" to make it from", r->where, key,
+                       or_else(r->keys->label_key, "label"));
+    return missing(r, key);
+}
+
+/* ---- pictures ---- */
+
+/* A picture in base64 begins with one of these: what the first bytes of a JPEG, PNG, WebP and GIF file
+ * become. */
+static bool is_bare_base64(const char *text, size_t n)
+{
+    static const char *const begins[] = { "/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD" };
+    if (n < 40) // shorter than any picture
+        return false;
+    for (size_t i = 0; i < sizeof begins / sizeof *begins; i++)
+        if (strncmp(text, begins[i], strlen(begins[i])) == 0)
+            return q3_base64_looks_like(text, n); // a path would have a dot in it
+    return false;
+}
+
+static q3_status set_base64(q3_sample *s, const char *text, size_t n)
+{
+    q3_free(s->image_bytes);
+    s->image_size = 0;
+    return q3_base64_decode(&s->image_bytes, &s->image_size, text, n);
+}
+
+static q3_status set_data_url(q3_sample *s, const char *text)
+{
+    const char *comma = strchr(text, ',');
+    static const char mark[] = ";base64";
+    size_t n = sizeof mark - 1;
+    if (!comma || (size_t)(comma - text) < n || strncasecmp(comma - n, mark, n) != 0)
+        return q3_fail(Q3_ERR_DATA, "a data: URL must be in base64 (data:image/png;base64,...)");
+    return set_base64(s, comma + 1, strlen(comma + 1));
+}
+
+q3_status q3_sample_set_image(q3_sample *s, const char *text, const char *dir)
+{
+    size_t n = strlen(text);
+    if (n == 0)
+        return q3_fail(Q3_ERR_DATA, "the path of the picture is empty");
+    if (strncasecmp(text, "data:", 5) == 0)
+        return set_data_url(s, text);
+    if (strncasecmp(text, "http://", 7) == 0 || strncasecmp(text, "https://", 8) == 0)
+        return q3_fail(Q3_ERR_DATA, "%.100s: pictures are not downloaded; save it and give its path", text);
+    if (is_bare_base64(text, n))
+        return set_base64(s, text, n);
+    if (strncmp(text, "file://", 7) == 0)
+        text += 7;
+    q3_free(s->image_path);
+    s->image_path = q3_path_join(dir, text);
+    return s->image_path ? Q3_OK : Q3_ERR_MEMORY;
+}
+
+/* {"path": ..., "bytes": base64}: the bytes come first, as in the image feature of `datasets`. */
+static q3_status set_from_object(q3_sample *s, const cJSON *object, const char *dir)
+{
+    const cJSON *bytes = cJSON_GetObjectItemCaseSensitive(object, "bytes");
+    const cJSON *path = cJSON_GetObjectItemCaseSensitive(object, "path");
+    if (cJSON_IsString(bytes))
+        return set_base64(s, bytes->valuestring, strlen(bytes->valuestring));
+    if (cJSON_IsString(path))
+        return q3_sample_set_image(s, path->valuestring, dir);
+    return q3_fail(Q3_ERR_DATA, "an object must have \"path\" (a string) or \"bytes\" (base64)");
+}
+
+static q3_status read_image(q3_sample *s, const reader *r, const char *dir)
+{
+    const char *key = or_else(r->keys->image_key, "image");
+    const cJSON *item;
+    Q3_TRY(find(&item, r, key));
+    if (!item)
+        return r->keys->allow_text_only ? Q3_OK : missing(r, key);
+    if (!cJSON_IsString(item) && !cJSON_IsObject(item))
+        return wrong(r, key, "must be a path, base64, or an object with \"path\" or \"bytes\"");
+    q3_status st =
+        cJSON_IsString(item) ? q3_sample_set_image(s, item->valuestring, dir) : set_from_object(s, item, dir);
+    return st == Q3_OK ? st : q3_wrap(st, "%s: \"%s\"", r->where, key);
+}
+
+/* cJSON ends a string at a NUL character, whether it is written out or as an escape. */
+static q3_status refuse_nul(const q3_json *doc, const char *where)
+{
+    const char *p = doc->text, *end = p + doc->size;
+    const char *nul = memchr(p, 0, doc->size);
+    while (!nul && (p = memchr(p, '\\', (size_t)(end - p))) && end - p > 5) {
+        if (memcmp(p + 1, "u0000", 5) == 0)
+            nul = p;
+        p += 2;
+    }
+    return nul ? q3_fail(Q3_ERR_DATA, "%s: the line holds a NUL character (byte %zu)", where,
+                         (size_t)(nul - doc->text) + 1)
+               : Q3_OK;
+}
+
+static q3_status fill(q3_sample *s, const reader *r, const char *dir)
+{
+    Q3_TRY(copy(&s->where, r->where));
+    Q3_TRY(refuse_nul(r->doc, r->where));
+    if (!cJSON_IsObject(r->doc->root))
+        return q3_fail(Q3_ERR_DATA, "%s: a sample must be a JSON object; write one object per line",
+                       r->where);
+    Q3_TRY(read_name(&s->id, r, "id", false));
+    Q3_TRY(read_image(s, r, dir));
+    Q3_TRY(read_query(s, r));
+    Q3_TRY(read_text(&s->caption, r, or_else(r->keys->caption_key, "caption")));
+    Q3_TRY(read_text(&s->system, r, "system"));
+    Q3_TRY(read_text(&s->source, r, "source"));
+    Q3_TRY(read_name(&s->label, r, or_else(r->keys->label_key, "label"), true));
+    return read_target(s, r);
+}
+
+q3_status q3_sample_parse(q3_sample *out, const q3_json *doc, const q3_data_keys *keys, const char *dir,
+                          const char *where)
+{
+    const reader r = { doc, keys, where };
+    *out = (q3_sample){ 0 };
+    q3_status st = fill(out, &r, dir);
+    if (st != Q3_OK)
+        q3_sample_free(out);
+    return st;
+}
+
+bool q3_sample_has_image(const q3_sample *s)
+{
+    return s->image_bytes || s->image_path;
+}
+
+static q3_status without_image(const q3_sample *s)
+{
+    return q3_fail(Q3_ERR_DATA, "%s: the sample has no picture", or_else(s->where, "sample"));
+}
+
+static q3_status with_place(q3_status st, const q3_sample *s)
+{
+    return st == Q3_OK || !s->where ? st : q3_wrap(st, "%s", s->where);
+}
+
+q3_status q3_sample_image(q3_image *out, const q3_sample *s, const q3_image_options *opt)
+{
+    *out = (q3_image){ 0 };
+    if (s->image_bytes)
+        return with_place(q3_image_decode(out, s->image_bytes, s->image_size, opt, "image"), s);
+    return s->image_path ? with_place(q3_image_open(out, s->image_path, opt), s) : without_image(s);
+}
+
+q3_status q3_sample_image_size(int *width, int *height, const q3_sample *s, const q3_image_options *opt)
+{
+    if (s->image_bytes)
+        return with_place(q3_image_measure(width, height, s->image_bytes, s->image_size, opt, "image"), s);
+    if (!s->image_path)
+        return without_image(s);
+    q3_map map; // touches the pages of the header only
+    q3_status st = q3_status_as(q3_map_open(&map, s->image_path), Q3_ERR_DATA);
+    if (st == Q3_OK) {
+        st = q3_image_measure(width, height, map.data, map.size, opt, s->image_path);
+        q3_map_close(&map);
+    }
+    return with_place(st, s);
+}
