@@ -415,33 +415,38 @@ static q3_status repaired(cJSON **object, const char *s, size_t size)
     return st;
 }
 
-static void trim(const char **s, const char **end)
+typedef struct span {
+    const char *s;
+    size_t n;
+} span;
+
+static span trim(span t)
 {
-    while (*s < *end && isspace((unsigned char)**s))
-        ++*s;
-    while (*s < *end && isspace((unsigned char)(*end)[-1]))
-        --*end;
+    while (t.n && isspace((unsigned char)t.s[0]))
+        t = (span){ t.s + 1, t.n - 1 };
+    while (t.n && isspace((unsigned char)t.s[t.n - 1]))
+        t.n--;
+    return t;
 }
 
 /* What is left of the text without blanks, <think> block and Markdown fence. */
-static void strip(const char **text, size_t *size)
+static span strip(span t)
 {
-    const char *s = *text, *end = s + *size;
-    const char *think = memmem(s, (size_t)(end - s), "</think>", 8);
+    const char *think = memmem(t.s, t.n, "</think>", 8);
     if (think)
-        s = think + 8;
-    else if ((think = memmem(s, (size_t)(end - s), "<think>", 7)) != NULL)
-        end = think; // the answer never came
-    trim(&s, &end);
-    if (end - s >= 3 && memcmp(s, "```", 3) == 0) {
-        for (s += 3; s < end && isalnum((unsigned char)*s);) // the name of a language
-            s++;
-        if (end - s >= 3 && memcmp(end - 3, "```", 3) == 0)
-            end -= 3;
-        trim(&s, &end);
-    }
-    *text = s;
-    *size = (size_t)(end - s);
+        t = (span){ think + 8, t.n - (size_t)(think + 8 - t.s) };
+    else if ((think = memmem(t.s, t.n, "<think>", 7)) != NULL)
+        t.n = (size_t)(think - t.s); // the answer never came
+    t = trim(t);
+    if (t.n < 3 || memcmp(t.s, "```", 3) != 0)
+        return t;
+    size_t head = 3;
+    while (head < t.n && isalnum((unsigned char)t.s[head])) // the name of a language
+        head++;
+    t = (span){ t.s + head, t.n - head };
+    if (t.n >= 3 && memcmp(t.s + t.n - 3, "```", 3) == 0)
+        t.n -= 3;
+    return trim(t);
 }
 
 /* Stages strict and balanced: the whole text, then objects within it (a few: the cost stays linear). */
@@ -481,13 +486,13 @@ q3_status q3_answer_parse(q3_answer *out, const q3_labels *labels, const char *t
 {
     *out = (q3_answer){ Q3_ANSWER_FAILED, -1, NULL };
     bool decided = false;
-    strip(&text, &size);
-    if (size == 0)
+    span t = strip((span){ text, size });
+    if (t.n == 0)
         return Q3_OK;
-    Q3_TRY(parse_objects(out, &decided, labels, text, size));
+    Q3_TRY(parse_objects(out, &decided, labels, t.s, t.n));
     if (!decided)
-        Q3_TRY(parse_repaired(out, &decided, labels, text, size));
+        Q3_TRY(parse_repaired(out, &decided, labels, t.s, t.n));
     if (!decided)
-        Q3_TRY(parse_text(out, labels, text, size, memchr(text, '{', size) != NULL));
+        Q3_TRY(parse_text(out, labels, t.s, t.n, memchr(t.s, '{', t.n) != NULL));
     return Q3_OK;
 }
