@@ -7,6 +7,7 @@
 #define Q3_MODEL_NETWORK_H
 
 #include "core/tensor.h"
+#include "model/checkpoint_files.h"
 #include "model/config.h"
 
 /* A projection y = x w' + b, with an adapter or without. Shapes: w [N, C], b [N], lora_a [r, C], lora_b [N, r]. */
@@ -64,6 +65,7 @@ typedef struct q3_model {
     int n_params;
     q3_proj **projections; /* every linear but the head: vision blocks, mergers, then the text layers */
     int n_projections;
+    q3_weights *files; /* the maps that matrices lie in; NULL for random weights */
     int64_t quantized_bytes;  /* of the 4-bit matrices, their scales included */
     int64_t quantized_params; /* elements in them */
 } q3_model;

@@ -1,0 +1,201 @@
+/* Writing model directories: the second half of model/weights.h. */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/file.h"
+#include "core/log.h"
+#include "core/quantized.h"
+#include "model/checkpoint_4bit.h"
+#include "model/config_edit.h"
+#include "model/weights.h"
+
+q3_status q3_model_copy_files(const char *from, const char *dir)
+{
+    static const char *const files[] = { "tokenizer.json",       "tokenizer.json.gz",        "tokenizer_config.json",
+                                         "vocab.json",           "merges.txt",               "special_tokens_map.json",
+                                         "added_tokens.json",    "chat_template.jinja",      "chat_template.json",
+                                         "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json" };
+    q3_status st = q3_dir_create(dir);
+    for (size_t i = 0; i < sizeof files / sizeof *files && st == Q3_OK; i++) {
+        char *source = q3_path_join(from, files[i]), *to = q3_path_join(dir, files[i]);
+        if (!source || !to)
+            st = Q3_ERR_MEMORY;
+        else if (q3_file_exists(source))
+            st = q3_file_copy(to, source);
+        q3_free(source);
+        q3_free(to);
+    }
+    return st;
+}
+
+static q3_status copy_generation_config(const char *from, const char *dir)
+{
+    char *source = q3_path_join(from, "generation_config.json"), *to = q3_path_join(dir, "generation_config.json");
+    q3_status st = !source || !to ? Q3_ERR_MEMORY : q3_file_exists(source) ? q3_file_copy(to, source) : Q3_OK;
+    q3_free(source);
+    q3_free(to);
+    return st;
+}
+
+/* Values for the writer: f32 as they are, or rounded to bf16 in a buffer that lives until the next call. */
+typedef struct converter {
+    const q3_model *m;
+    uint16_t *buffer;
+    size_t capacity;
+} converter;
+
+static q3_status fill(const void **data, const q3_st_tensor *t, void *arg)
+{
+    converter *c = arg;
+    for (int i = 0; i < c->m->n_params; i++) {
+        const q3_tensor *w = c->m->params[i].tensor;
+        if (strcmp(w->name, t->name) != 0)
+            continue;
+        int64_t n = q3_numel(w);
+        if ((size_t)n > c->capacity) {
+            uint16_t *p = q3_realloc(c->buffer, (size_t)n * sizeof *p);
+            if (!p)
+                return Q3_ERR_MEMORY;
+            c->buffer = p;
+            c->capacity = (size_t)n;
+        }
+        for (int64_t k = 0; k < n; k++)
+            c->buffer[k] = q3_f32_to_bf16(((const float *)w->data)[k]);
+        *data = c->buffer;
+        return Q3_OK;
+    }
+    return q3_fail(Q3_ERR_FAIL, "no parameter is called %s", t->name);
+}
+
+static q3_st_tensor entry_of(const q3_model *m, const q3_tensor *w, q3_dtype dtype)
+{
+    const q3_vision_config *v = &m->config.vision;
+    q3_st_tensor t = { .name = w->name, .dtype = dtype, .ndim = w->ndim, .data = dtype == Q3_F32 ? w->data : NULL };
+    for (int i = 0; i < w->ndim; i++)
+        t.shape[i] = w->shape[i];
+    if (w == m->patch_embed.w) { // the reference's Conv3d kernel
+        const int64_t kernel[] = { v->hidden_size, 3, v->temporal_patch_size, v->patch_size, v->patch_size };
+        t.ndim = 5;
+        memcpy(t.shape, kernel, sizeof kernel);
+    }
+    return t;
+}
+
+static q3_status save_tensors(const q3_model *m, const char *path, q3_dtype dtype)
+{
+    converter c = { .m = m };
+    q3_st_tensor *tensors = q3_calloc((size_t)m->n_params + 1, sizeof *tensors);
+    if (!tensors)
+        return Q3_ERR_MEMORY;
+    for (int i = 0; i < m->n_params; i++) {
+        const q3_tensor *w = m->params[i].tensor;
+        Q3_CHECK(w->dtype == Q3_F32, "%s is %s", w->name, q3_shape(w));
+        tensors[i] = entry_of(m, w, dtype);
+    }
+    const q3_st_pair format = { "format", "pt" };
+    const q3_st_write file = { .path = path, .tensors = tensors, .n = m->n_params, .metadata = &format, .n_metadata = 1, .fill = fill, .arg = &c };
+    q3_status st = q3_safetensors_stream(&file);
+    q3_free(c.buffer);
+    q3_free(tensors);
+    return st;
+}
+
+q3_status q3_model_save(const q3_model *m, const char *from, const char *dir, q3_dtype dtype)
+{
+    const q3_config_edit edit = { .dtype = q3_torch_dtype_name(dtype), .drop_quantization = true };
+    Q3_TRY(q3_model_copy_files(from, dir));
+    Q3_TRY(copy_generation_config(from, dir));
+    Q3_TRY(q3_model_config_write(&m->config, dir, &edit));
+    char *path = q3_path_join(dir, "model.safetensors");
+    q3_status st = path ? save_tensors(m, path, dtype) : Q3_ERR_MEMORY;
+    q3_free(path);
+    return st;
+}
+
+/* The linear layers by the ends of their names; the head is one too. */
+static bool is_linear(const char *name)
+{
+    static const char *const ends[] = { ".q_proj.weight",    ".k_proj.weight",   ".v_proj.weight",    ".o_proj.weight",
+                                        ".gate_proj.weight", ".up_proj.weight",  ".down_proj.weight", ".attn.qkv.weight",
+                                        ".attn.proj.weight", ".linear_fc1.weight", ".linear_fc2.weight" };
+    size_t n = strlen(name);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t e = strlen(ends[i]);
+        if (n > e && strcmp(name + n - e, ends[i]) == 0)
+            return true;
+    }
+    return strcmp(name, "lm_head.weight") == 0;
+}
+
+static q3_status quantize_one(q3_st_tensor *out, int64_t *n_out, q3_arena *mem, const char *name, const q3_st_tensor *s,
+                              const q3_load_options *o)
+{
+    q3_quantized q;
+    int parts;
+    const q3_quantize_args a = { name, s->data, s->dtype, q3_st_elements(s), o->code, 64, o->double_quant };
+    Q3_TRY(q3_quantize(&q, mem, &a));
+    Q3_TRY(q3_quantized_tensors(out + *n_out, &parts, mem, name, &q, s->shape));
+    *n_out += parts;
+    return Q3_OK;
+}
+
+static q3_status quantize_all(q3_weights *files, q3_arena *mem, const char *path, const q3_load_options *o)
+{
+    int64_t n = q3_weights_count(files), written = 0, matrices = 0;
+    q3_st_tensor *out = Q3_ZNEW(mem, q3_st_tensor, Q3_4BIT_TENSORS * n + 1);
+    if (!out)
+        return Q3_ERR_MEMORY;
+    for (int64_t i = 0; i < n; i++) {
+        const char *name = q3_weights_name(files, i);
+        const q3_st_tensor *s = q3_weights_at(files, i);
+        char module[256];
+        size_t end = strlen(name) > 7 ? strlen(name) - 7 : 0; // without ".weight"
+        snprintf(module, sizeof module, "%.*s", (int)end, name);
+        if (q3_weights_is_quantized(files, name))
+            return q3_fail(Q3_ERR_MODEL, "%s: the model is in 4 bits already (%s)", q3_weights_dir(files), name);
+        if (is_linear(name) && s->ndim == 2 && !q3_module_skipped(o, module)) {
+            Q3_TRY(quantize_one(out, &written, mem, name, s, o));
+            matrices++;
+            q3_log_live("quantized %lld matrices, %s", (long long)matrices, name);
+        } else {
+            out[written] = *s;
+            out[written++].name = name;
+        }
+    }
+    if (!matrices)
+        return q3_fail(Q3_ERR_MODEL, "%s: no matrix to quantize", q3_weights_dir(files));
+    q3_info("quantized %lld matrices, %lld tensors written", (long long)matrices, (long long)written);
+    return q3_safetensors_write(path, out, written);
+}
+
+static q3_status quantize_dir(const char *from, const char *dir, const q3_load_options *o, q3_arena *mem, q3_weights *files)
+{
+    q3_model_config config;
+    Q3_TRY(q3_model_config_load(&config, mem, from));
+    Q3_TRY(q3_model_copy_files(from, dir));
+    Q3_TRY(copy_generation_config(from, dir));
+    const char *const usual[] = { "model.visual", "lm_head" };
+    const q3_quantization_config quantization = { .present = true,
+                                                  .code = o->code,
+                                                  .nested = o->double_quant,
+                                                  .compute = config.dtype == Q3_DTYPES ? Q3_F32 : config.dtype,
+                                                  .skip = o->skip ? o->skip : usual,
+                                                  .n_skip = o->skip ? o->n_skip : 2 };
+    const q3_config_edit edit = { .quantization = &quantization };
+    char *path = q3_path_join(dir, "model.safetensors");
+    q3_status st = path ? quantize_all(files, mem, path, o) : Q3_ERR_MEMORY;
+    q3_free(path);
+    return st ? st : q3_model_config_write(&config, dir, &edit);
+}
+
+q3_status q3_model_quantize(const char *from, const char *dir, const q3_load_options *options)
+{
+    q3_arena mem = { 0 };
+    q3_weights *files = NULL;
+    Q3_TRY(q3_arena_create(&mem, "quantized model", (size_t)1 << 40));
+    q3_status st = q3_weights_open(&files, from);
+    st = st ? st : quantize_dir(from, dir, options, &mem, files);
+    q3_weights_close(files);
+    q3_arena_destroy(&mem);
+    return q3_status_as(st, Q3_ERR_MODEL);
+}

@@ -1,0 +1,409 @@
+#include "model/weights.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/file.h"
+#include "core/log.h"
+#include "core/quantized.h"
+#include "core/rng.h"
+#include "kernels/pool.h"
+#include "model/checkpoint_4bit.h"
+#include "model/checkpoint_files.h"
+
+enum { BLOCK = 64, NAME_BYTES = 256 };
+
+#define VISUAL "model.visual."
+#define LANGUAGE "model.language_model."
+
+/* One pass over the network in checkpoint order; every tensor is asked for by name and shape. */
+typedef struct builder {
+    q3_model *m;
+    q3_arena *mem;
+    q3_weights *files; // NULL: random weights
+    const q3_load_options *o;
+    double std; // of random matrices
+    bool vision;
+    q3_status status; // the first failure; later requests do nothing
+} builder;
+
+bool q3_module_skipped(const q3_load_options *o, const char *path)
+{
+    static const char *const usual[] = { "model.visual", "lm_head" };
+    const char *const *skip = o->skip ? o->skip : usual;
+    int n = o->skip ? o->n_skip : 2;
+    size_t np = strlen(path);
+    for (int i = 0; i < n; i++) {
+        size_t ns = strlen(skip[i]);
+        if (ns <= np && (strncmp(path, skip[i], ns) == 0 || strcmp(path + np - ns, skip[i]) == 0))
+            return true;
+    }
+    return false;
+}
+
+typedef struct random_job {
+    float *out;
+    q3_random r;
+    double std;
+} random_job;
+
+static void draw_run(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const random_job *j = arg;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++)
+        j->out[i] = (float)(j->std * q3_random_normal(&j->r, (uint64_t)i));
+}
+
+/* Matrices N(0, std), norm weights 1, biases 0, as the reference initializes. */
+static float *random_values(builder *b, int64_t n, const char *name, bool matrix)
+{
+    float *out = Q3_NEW(b->mem, float, n);
+    if (!out) {
+        b->status = Q3_ERR_MEMORY;
+        return NULL;
+    }
+    if (b->mem->dry)
+        return out;
+    if (matrix) {
+        random_job job = { out, { b->o->seed, Q3_RANDOM_INIT, (uint32_t)b->m->n_params, 0 }, b->std };
+        q3_parallel(n, 4096, draw_run, &job);
+    } else {
+        bool bias = strlen(name) > 5 && strcmp(name + strlen(name) - 5, ".bias") == 0;
+        for (int64_t i = 0; i < n; i++)
+            out[i] = bias ? 0.0f : 1.0f;
+    }
+    return out;
+}
+
+static q3_tensor *new_tensor(builder *b, const char *name, int ndim, const int64_t *shape)
+{
+    q3_tensor *t = q3_tensor_wrap(b->mem, NULL, Q3_F32, ndim, shape);
+    if (!t || !(t->name = q3_arena_strdup(b->mem, name))) {
+        b->status = Q3_ERR_MEMORY;
+        return NULL;
+    }
+    return t;
+}
+
+static void register_param(builder *b, q3_tensor *t)
+{
+    b->m->params[b->m->n_params++] = (q3_parameter){ t, b->vision };
+}
+
+static float *widened(builder *b, const q3_st_tensor *s)
+{
+    int64_t n = q3_st_elements(s);
+    float *out = Q3_NEW(b->mem, float, n);
+    if (!out) {
+        b->status = Q3_ERR_MEMORY;
+        return NULL;
+    }
+    const uint16_t *h = s->data;
+    for (int64_t i = 0; i < n; i++)
+        out[i] = s->dtype == Q3_F32 ? ((const float *)s->data)[i] : s->dtype == Q3_BF16 ? q3_bf16_to_f32(h[i]) : q3_f16_to_f32(h[i]);
+    return out;
+}
+
+/* A norm weight or a bias: f32, [n]. */
+static q3_tensor *vector(builder *b, const char *name, int64_t n)
+{
+    q3_tensor *t = b->status ? NULL : new_tensor(b, name, 1, &n);
+    if (!t)
+        return NULL;
+    if (b->files) {
+        const q3_st_tensor *s;
+        b->status = q3_weights_get(&s, b->files, name, 1, &n);
+        t->data = b->status ? NULL : widened(b, s);
+    } else {
+        t->data = random_values(b, n, name, false);
+    }
+    register_param(b, t);
+    return t;
+}
+
+static void bind_quantized(builder *b, q3_tensor *t, const q3_quantized *q)
+{
+    const q3_weight w = q3_quantized_weight(q);
+    t->data = (void *)(uintptr_t)w.data;
+    t->dtype = w.dtype;
+    t->block = w.block;
+    t->absmax = w.absmax;
+    b->m->quantized_params += q->n;
+    b->m->quantized_bytes += (q->n + 1) / 2 + 4 * q3_quantized_blocks(q);
+}
+
+/* A directory that is in 4 bits already. */
+static void stored_4bit(builder *b, q3_tensor *t)
+{
+    q3_quantized q;
+    int64_t shape[2];
+    b->status = q3_weights_quantized(&q, shape, b->mem, b->files, t->name);
+    if (b->status)
+        return;
+    if (shape[0] != t->shape[0] || shape[1] != t->shape[1])
+        b->status = q3_fail(Q3_ERR_MODEL, "%s: %s is [%lld, %lld], and config.json makes it %s", q3_weights_dir(b->files), t->name,
+                            (long long)shape[0], (long long)shape[1], q3_shape(t));
+    else
+        bind_quantized(b, t, &q);
+}
+
+static void quantize_now(builder *b, q3_tensor *t, const void *x, q3_dtype dtype)
+{
+    q3_quantized q;
+    const q3_quantize_args a = { t->name, x, dtype, q3_numel(t), b->o->code, BLOCK, b->o->double_quant };
+    b->status = q3_quantize(&q, b->mem, &a);
+    if (b->status == Q3_OK)
+        bind_quantized(b, t, &q);
+}
+
+static void random_matrix(builder *b, q3_tensor *t, bool quantize)
+{
+    if (!quantize) {
+        t->data = random_values(b, q3_numel(t), t->name, true);
+        return;
+    }
+    q3_arena scratch; // the values before quantization are not kept
+    b->status = q3_arena_create(&scratch, "random weights", (size_t)q3_numel(t) * sizeof(float) + 4096);
+    if (b->status)
+        return;
+    q3_arena *mem = b->mem;
+    b->mem = &scratch;
+    float *x = random_values(b, q3_numel(t), t->name, true);
+    b->mem = mem;
+    if (!b->status)
+        quantize_now(b, t, x, Q3_F32);
+    q3_arena_destroy(&scratch);
+}
+
+static q3_tensor *matrix(builder *b, const char *name, int64_t rows, int64_t columns, bool quantize)
+{
+    const int64_t shape[] = { rows, columns };
+    q3_tensor *t = b->status ? NULL : new_tensor(b, name, 2, shape);
+    if (!t)
+        return NULL;
+    if (!b->files) {
+        random_matrix(b, t, quantize);
+    } else if (q3_weights_is_quantized(b->files, name)) {
+        stored_4bit(b, t);
+    } else {
+        const q3_st_tensor *s;
+        b->status = q3_weights_get(&s, b->files, name, 2, shape);
+        if (b->status == Q3_OK && quantize) {
+            quantize_now(b, t, s->data, s->dtype);
+        } else if (b->status == Q3_OK) {
+            t->data = (void *)(uintptr_t)s->data; // stays in the map; written only by training, which copies it first
+            t->dtype = s->dtype;
+        }
+    }
+    register_param(b, t);
+    return t;
+}
+
+static void norm(builder *b, q3_norm *n, const char *path, int64_t width, bool bias)
+{
+    char name[NAME_BYTES];
+    snprintf(name, sizeof name, "%s.weight", path);
+    n->w = vector(b, name, width);
+    snprintf(name, sizeof name, "%s.bias", path);
+    n->b = bias ? vector(b, name, width) : NULL;
+}
+
+static void projection(builder *b, q3_proj *p, const char *path, int64_t out, int64_t in, bool bias)
+{
+    char name[NAME_BYTES];
+    p->path = q3_arena_strdup(b->mem, path);
+    snprintf(name, sizeof name, "%s.weight", path);
+    p->w = matrix(b, name, out, in, b->o->load_in_4bit && !q3_module_skipped(b->o, path));
+    snprintf(name, sizeof name, "%s.bias", path);
+    p->b = bias ? vector(b, name, out) : NULL;
+    p->stream = (uint32_t)b->m->n_projections;
+    b->m->projections[b->m->n_projections++] = p;
+}
+
+/* The Conv3d kernel [C, 3, tpatch, patch, patch], whose flattening is the matrix that is needed. */
+static void patch_embedding(builder *b)
+{
+    const q3_vision_config *c = &b->m->config.vision;
+    int64_t width = 3 * (int64_t)c->temporal_patch_size * c->patch_size * c->patch_size;
+    const int64_t shape[] = { c->hidden_size, width };
+    q3_tensor *t = b->status ? NULL : new_tensor(b, VISUAL "patch_embed.proj.weight", 2, shape);
+    if (!t)
+        return;
+    if (b->files) {
+        const q3_st_tensor *s = q3_weights_find(b->files, t->name);
+        if (!s || q3_st_elements(s) != q3_numel(t) || s->shape[0] != c->hidden_size || s->dtype > Q3_F16) {
+            b->status = q3_fail(Q3_ERR_MODEL, "%s: %s is %s; [%d, 3, %d, %d, %d] is needed", q3_weights_dir(b->files), t->name,
+                                s ? q3_st_shape(s) : "missing", c->hidden_size, c->temporal_patch_size, c->patch_size, c->patch_size);
+            return;
+        }
+        t->data = (void *)(uintptr_t)s->data;
+        t->dtype = s->dtype;
+    } else {
+        t->data = random_values(b, q3_numel(t), t->name, true);
+    }
+    register_param(b, t);
+    b->m->patch_embed = (q3_proj){ .path = VISUAL "patch_embed.proj", .w = t };
+    b->m->patch_embed.b = vector(b, VISUAL "patch_embed.proj.bias", c->hidden_size);
+}
+
+static void vision_block(builder *b, int i)
+{
+    const q3_vision_config *c = &b->m->config.vision;
+    q3_vision_block *v = &b->m->blocks[i];
+    int64_t d = c->hidden_size;
+    char path[NAME_BYTES];
+#define AT(tail) (snprintf(path, sizeof path, VISUAL "blocks.%d." tail, i), path)
+    norm(b, &v->norm1, AT("norm1"), d, true);
+    norm(b, &v->norm2, AT("norm2"), d, true);
+    projection(b, &v->qkv, AT("attn.qkv"), 3 * d, d, true);
+    projection(b, &v->proj, AT("attn.proj"), d, d, true);
+    projection(b, &v->fc1, AT("mlp.linear_fc1"), c->intermediate_size, d, true);
+    projection(b, &v->fc2, AT("mlp.linear_fc2"), d, c->intermediate_size, true);
+#undef AT
+}
+
+static void merger(builder *b, q3_merger *g, const char *at, bool norm_wide)
+{
+    const q3_vision_config *c = &b->m->config.vision;
+    int64_t wide = (int64_t)c->merge_size * c->merge_size * c->hidden_size;
+    char path[NAME_BYTES];
+    snprintf(path, sizeof path, "%s.norm", at);
+    norm(b, &g->norm, path, norm_wide ? wide : c->hidden_size, true);
+    snprintf(path, sizeof path, "%s.linear_fc1", at);
+    projection(b, &g->fc1, path, wide, wide, true);
+    snprintf(path, sizeof path, "%s.linear_fc2", at);
+    projection(b, &g->fc2, path, c->out_hidden_size, wide, true);
+}
+
+static void vision_tower(builder *b)
+{
+    const q3_vision_config *c = &b->m->config.vision;
+    char path[NAME_BYTES];
+    b->vision = true;
+    patch_embedding(b);
+    b->m->pos_embed = matrix(b, VISUAL "pos_embed.weight", c->positions, c->hidden_size, false);
+    for (int i = 0; i < c->depth; i++)
+        vision_block(b, i);
+    merger(b, &b->m->merger, VISUAL "merger", false);
+    for (int i = 0; i < c->n_deepstack; i++) {
+        snprintf(path, sizeof path, VISUAL "deepstack_merger_list.%d", i);
+        merger(b, &b->m->deepstack[i], path, true);
+    }
+    b->vision = false;
+}
+
+static void text_layer(builder *b, int i)
+{
+    const q3_text_config *c = &b->m->config.text;
+    q3_text_layer *l = &b->m->layers[i];
+    int64_t h = c->hidden_size, q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
+    char path[NAME_BYTES];
+#define AT(tail) (snprintf(path, sizeof path, LANGUAGE "layers.%d." tail, i), path)
+    projection(b, &l->q, AT("self_attn.q_proj"), q, h, false);
+    projection(b, &l->k, AT("self_attn.k_proj"), kv, h, false);
+    projection(b, &l->v, AT("self_attn.v_proj"), kv, h, false);
+    projection(b, &l->o, AT("self_attn.o_proj"), h, q, false);
+    norm(b, &l->q_norm, AT("self_attn.q_norm"), c->head_dim, false);
+    norm(b, &l->k_norm, AT("self_attn.k_norm"), c->head_dim, false);
+    projection(b, &l->gate, AT("mlp.gate_proj"), c->intermediate_size, h, false);
+    projection(b, &l->up, AT("mlp.up_proj"), c->intermediate_size, h, false);
+    projection(b, &l->down, AT("mlp.down_proj"), h, c->intermediate_size, false);
+    norm(b, &l->attn_norm, AT("input_layernorm"), h, false);
+    norm(b, &l->mlp_norm, AT("post_attention_layernorm"), h, false);
+#undef AT
+}
+
+/* Tied: the embedding. A file without lm_head is taken as tied, whatever its config says. */
+static void head(builder *b)
+{
+    const q3_text_config *c = &b->m->config.text;
+    bool stored = b->files && q3_weights_find(b->files, "lm_head.weight");
+    if (c->tied || (b->files && !stored)) {
+        if (!c->tied)
+            q3_warn("%s: no lm_head.weight, though config.json says that it is not tied; using the embedding",
+                    q3_weights_dir(b->files));
+        b->m->head = b->m->embed;
+    } else {
+        b->m->head = matrix(b, "lm_head.weight", c->vocab_size, c->hidden_size,
+                            b->o->load_in_4bit && !q3_module_skipped(b->o, "lm_head"));
+    }
+}
+
+static void decoder(builder *b)
+{
+    const q3_text_config *c = &b->m->config.text;
+    b->m->embed = matrix(b, LANGUAGE "embed_tokens.weight", c->vocab_size, c->hidden_size, false);
+    for (int i = 0; i < c->layers; i++)
+        text_layer(b, i);
+    norm(b, &b->m->norm, LANGUAGE "norm", c->hidden_size, false);
+    head(b);
+}
+
+static q3_status allocate(q3_model *m, q3_arena *mem)
+{
+    const q3_vision_config *v = &m->config.vision;
+    int text = m->config.text.layers, blocks = v->depth, mergers = 1 + v->n_deepstack;
+    m->layers = Q3_ZNEW(mem, q3_text_layer, text);
+    m->blocks = Q3_ZNEW(mem, q3_vision_block, blocks + 1);
+    m->deepstack = Q3_ZNEW(mem, q3_merger, mergers);
+    m->params = Q3_ZNEW(mem, q3_parameter, 11 * text + 12 * blocks + 6 * mergers + 6);
+    m->projections = Q3_ZNEW(mem, q3_proj *, 7 * text + 4 * blocks + 2 * mergers + 1);
+    return m->layers && m->blocks && m->deepstack && m->params && m->projections ? Q3_OK : Q3_ERR_MEMORY;
+}
+
+/* initializer_range of config.json; transformers' default where it says nothing. */
+static q3_status random_std(double *out, const q3_model_config *c)
+{
+    q3_json doc;
+    Q3_TRY(q3_json_parse(&doc, c->raw, c->raw_bytes, "config.json", 1));
+    const cJSON *text = cJSON_GetObjectItemCaseSensitive(doc.root, "text_config");
+    q3_status st = q3_json_float(out, &doc, text ? text : doc.root, "initializer_range", 0.02);
+    q3_json_close(&doc);
+    return st;
+}
+
+q3_status q3_model_load(q3_model *out, q3_arena *mem, const char *dir, const q3_load_options *options)
+{
+    *out = (q3_model){ 0 };
+    builder b = { .m = out, .mem = mem, .o = options };
+    Q3_TRY(q3_model_config_load(&out->config, mem, dir));
+    Q3_TRY(allocate(out, mem));
+    if (options->random) {
+        Q3_TRY(random_std(&b.std, &out->config));
+    } else {
+        Q3_TRY(q3_weights_open(&out->files, dir));
+        b.files = out->files;
+    }
+    if (out->config.has_vision)
+        vision_tower(&b);
+    decoder(&b);
+    if (b.status == Q3_OK && b.files)
+        b.status = q3_weights_all_used(b.files);
+    if (b.status != Q3_OK)
+        q3_model_close(out);
+    return q3_status_as(b.status, Q3_ERR_MODEL);
+}
+
+void q3_model_close(q3_model *m)
+{
+    q3_weights_close(m->files);
+    m->files = NULL;
+}
+
+q3_status q3_model_train_all(q3_trainable *out, q3_model *m, q3_arena *mem)
+{
+    q3_tensor **tensors = Q3_NEW(mem, q3_tensor *, m->n_params + 1);
+    const char **names = Q3_NEW(mem, const char *, m->n_params + 1);
+    if (!tensors || !names)
+        return Q3_ERR_MEMORY;
+    for (int i = 0; i < m->n_params; i++) {
+        tensors[i] = m->params[i].tensor;
+        names[i] = tensors[i]->name;
+        if (tensors[i]->dtype > Q3_F16)
+            return q3_fail(Q3_ERR_USAGE, "train.tune is full, and %s is in 4 bits; set quantization.load_in_4bit to false and give a model that is not quantized",
+                           names[i]);
+    }
+    return q3_trainable_create(out, mem, tensors, names, m->n_params);
+}

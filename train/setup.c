@@ -1,0 +1,211 @@
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/file.h"
+#include "core/log.h"
+#include "model/weights.h"
+#include "train/trainer.h"
+
+#define RUN_BYTES ((size_t)1 << 40) // reserved addresses, not memory
+#define STEP_BYTES ((size_t)1 << 40)
+
+static q3_status open_model(q3_trainer *t)
+{
+    const q3_config *c = t->config;
+    const q3_load_options options = { .load_in_4bit = c->quantization.load_in_4bit,
+                                      .code = Q3_NF4,
+                                      .double_quant = c->quantization.bnb_4bit_use_double_quant,
+                                      .skip = c->quantization.skip_modules.items,
+                                      .n_skip = c->quantization.skip_modules.n,
+                                      .random = c->model.init == Q3_CONFIG_INIT_RANDOM,
+                                      .seed = (uint64_t)c->train.seed };
+    Q3_TRY(q3_model_load(&t->model, &t->run, c->model.path, &options));
+    q3_model_parameters(&t->model.config, &t->text_params, &t->vision_params);
+    return Q3_OK;
+}
+
+static q3_status open_trainable(q3_trainer *t)
+{
+    const q3_config *c = t->config;
+    if (c->train.tune == Q3_CONFIG_TUNE_FULL)
+        return q3_model_train_all(&t->trainable, &t->model, &t->run);
+    t->lora = (q3_lora_config){ .r = (int)c->lora.r,
+                                .alpha = (double)c->lora.lora_alpha,
+                                .dropout = c->lora.lora_dropout,
+                                .use_rslora = c->lora.use_rslora,
+                                .targets = c->lora.target_modules.items,
+                                .n_targets = c->lora.target_modules.n,
+                                .targets_is_pattern = c->lora.target_modules.pattern,
+                                .base = c->model.path };
+    if (!c->lora.init_adapter)
+        return q3_lora_create(&t->trainable, &t->model, &t->run, &t->lora, (uint64_t)c->train.seed);
+    q3_lora_config file;
+    Q3_TRY(q3_lora_load(&t->trainable, &file, &t->model, &t->run, c->lora.init_adapter));
+    if (file.r != t->lora.r || file.alpha != t->lora.alpha || file.use_rslora != t->lora.use_rslora)
+        return q3_fail(Q3_ERR_USAGE, "%s has r %d, lora_alpha %g, use_rslora %s, and the config asks for %d, %g, %s; make lora.r, lora.lora_alpha and lora.use_rslora agree",
+                       c->lora.init_adapter, file.r, file.alpha, file.use_rslora ? "true" : "false", t->lora.r,
+                       t->lora.alpha, t->lora.use_rslora ? "true" : "false");
+    file.dropout = t->lora.dropout;
+    file.base = t->lora.base;
+    t->lora = file;
+    for (int i = 0; i < t->model.n_projections; i++)
+        t->model.projections[i]->lora_dropout = (float)file.dropout;
+    return Q3_OK;
+}
+
+static void count_trainable(q3_trainer *t)
+{
+    for (int i = 0; i < t->trainable.n_slots; i++) {
+        const q3_trainable_slot *s = &t->trainable.slots[i];
+        *(strstr(s->name, "visual.") ? &t->trainable_vision : &t->trainable_text) += s->n;
+    }
+}
+
+static q3_status open_collator(q3_trainer *t)
+{
+    q3_config *c = t->config;
+    const q3_model_config *m = &t->model.config;
+    if (!m->has_vision)
+        return q3_fail(Q3_ERR_MODEL, "%s: a text-only model; vision fine-tuning needs a Qwen3-VL model", c->model.path);
+    Q3_TRY(q3_tokenizer_open(&t->tokenizer, c->model.path));
+    Q3_TRY(q3_collator_init(&t->collator, c->model.path, t->tokenizer, m->image_token, m->video_token, m->text.vocab_size));
+    int64_t min = c->data.min_pixels, max = c->data.max_pixels;
+    Q3_TRY(q3_vision_spec_limit(&t->collator.vision, min > 0 ? min : 0, max > 0 ? max : 0));
+    const q3_vision_config *v = &m->vision;
+    if (t->collator.vision.patch != v->patch_size || t->collator.vision.tpatch != v->temporal_patch_size ||
+        t->collator.vision.merge != v->merge_size)
+        return q3_fail(Q3_ERR_MODEL, "%s: patch sizes of the image processor (%d, %d, merge %d) and of config.json (%d, %d, merge %d) differ",
+                       c->model.path, t->collator.vision.patch, t->collator.vision.tpatch, t->collator.vision.merge,
+                       v->patch_size, v->temporal_patch_size, v->merge_size);
+    t->collator.image.max_side = (int)c->data.max_side;
+    t->collator.max_length = c->collator.max_length;
+    t->collator.on_overflow = (q3_overflow)c->collator.on_overflow;
+    return q3_config_system_prompt(&t->collator.system_prompt, c);
+}
+
+static q3_data_keys keys_of(const q3_config *c)
+{
+    return (q3_data_keys){ .image_key = c->data.image_key,
+                           .query_key = c->data.query_key,
+                           .caption_key = c->data.caption_key,
+                           .target_key = c->data.target_key,
+                           .label_key = c->data.label_key,
+                           .target_template = c->data.target_template,
+                           .need_target = true };
+}
+
+static int64_t at_most(int64_t n, int64_t limit) { return limit > 0 && limit < n ? limit : n; }
+
+/* data.eval; else a split of the training directory: the one named, validation, test; else a slice of train. */
+static q3_status open_eval(q3_trainer *t)
+{
+    const q3_config *c = t->config;
+    q3_data_keys keys = keys_of(c);
+    int64_t limit = c->data.max_eval_samples;
+    t->eval_name = "eval";
+    if (c->data.eval)
+        Q3_TRY(q3_dataset_open(&t->eval_data, c->data.eval, &keys));
+    const char *const splits[] = { c->data.eval_split, "validation", "test" };
+    for (int i = 0; i < 3 && !t->eval_data && q3_dir_exists(c->data.train); i++) {
+        keys.split = splits[i];
+        if (splits[i] && q3_dataset_open(&t->eval_data, c->data.train, &keys) == Q3_OK)
+            t->eval_name = splits[i];
+        else if (splits[i] && splits[i] == c->data.eval_split)
+            return q3_wrap(Q3_ERR_DATA, "data.eval_split \"%s\"", splits[i]);
+    }
+    if (t->eval_data) {
+        t->n_eval = at_most(q3_dataset_size(t->eval_data), limit);
+        return Q3_OK;
+    }
+    t->eval_data = t->train_data;
+    t->eval_name = "train_slice";
+    t->n_eval = at_most(t->n_train, limit > 0 ? limit : 256);
+    q3_info("no evaluation data: evaluating the first %lld training samples (train_slice)", (long long)t->n_eval);
+    return Q3_OK;
+}
+
+static q3_status open_data(q3_trainer *t)
+{
+    const q3_config *c = t->config;
+    const q3_data_keys keys = keys_of(c);
+    if (!c->data.train)
+        return q3_fail(Q3_ERR_USAGE, "data.train is not set: which samples shall be trained on?");
+    Q3_TRY(q3_dataset_open(&t->train_data, c->data.train, &keys));
+    t->n_train = at_most(q3_dataset_size(t->train_data), c->data.max_train_samples);
+    return open_eval(t);
+}
+
+static void count_steps(q3_trainer *t)
+{
+    const q3_config_train *c = &t->config->train;
+    t->accumulation = c->gradient_accumulation_steps;
+    t->per_epoch = (t->n_train + c->per_device_train_batch_size - 1) / c->per_device_train_batch_size;
+    t->updates = (t->per_epoch + t->accumulation - 1) / t->accumulation;
+    t->total_steps = c->max_steps > 0 ? c->max_steps : (int64_t)ceil(c->num_train_epochs * (double)t->updates);
+    int64_t warmup = c->warmup_steps >= 0 ? c->warmup_steps : q3_schedule_warmup(t->total_steps, c->warmup_ratio);
+    t->schedule = (q3_schedule){ .kind = (q3_schedule_kind)c->lr_scheduler_type,
+                                 .lr = c->learning_rate,
+                                 .min_lr_rate = c->min_lr_rate,
+                                 .warmup_steps = warmup,
+                                 .total_steps = t->total_steps };
+}
+
+static q3_status open_optimizer(q3_trainer *t)
+{
+    const q3_config_train *c = &t->config->train;
+    q3_param *table = Q3_NEW(&t->run, q3_param, t->trainable.n_slots + 1);
+    if (!table)
+        return Q3_ERR_MEMORY;
+    for (int i = 0; i < t->trainable.n_slots; i++) {
+        const q3_trainable_slot *s = &t->trainable.slots[i];
+        table[i] = (q3_param){ s->name, s->offset, s->n, q3_param_decays(s->name) };
+    }
+    t->params = (q3_params){ .values = t->trainable.values, .total = t->trainable.n, .table = table, .n = t->trainable.n_slots };
+    const q3_adamw_hyper hyper = { c->adam_beta1, c->adam_beta2, c->adam_epsilon, c->weight_decay };
+    Q3_TRY(q3_clip_create(&t->clip, &t->run, &t->params));
+    return q3_optimizer_create(&t->optimizer, &t->run, (q3_optimizer_kind)c->optim, &t->params, &hyper);
+}
+
+static q3_status open_all(q3_trainer *t)
+{
+    Q3_TRY(q3_arena_create(&t->run, "run arena", RUN_BYTES));
+    Q3_TRY(q3_arena_create(&t->step, "step arena", STEP_BYTES));
+    Q3_TRY(q3_ctx_create(&t->ctx, &t->step));
+    t->ctx.seed = (uint64_t)t->config->train.seed;
+    t->forward.training = true;
+    if (!t->config->model.path)
+        return q3_fail(Q3_ERR_USAGE, "model.path is not set: which model shall be trained?");
+    Q3_TRY(open_data(t)); // cheap checks first
+    Q3_TRY(open_model(t));
+    Q3_TRY(open_collator(t));
+    Q3_TRY(open_trainable(t));
+    count_trainable(t);
+    count_steps(t);
+    return open_optimizer(t);
+}
+
+q3_status q3_trainer_open(q3_trainer *out, q3_config *config)
+{
+    *out = (q3_trainer){ .config = config };
+    q3_state_init(&out->state);
+    q3_status st = open_all(out);
+    if (st != Q3_OK)
+        q3_trainer_close(out);
+    return st;
+}
+
+void q3_trainer_close(q3_trainer *t)
+{
+    q3_state_free(&t->state);
+    if (t->eval_data != t->train_data)
+        q3_dataset_close(t->eval_data);
+    q3_dataset_close(t->train_data);
+    q3_tokenizer_close(t->tokenizer);
+    q3_model_close(&t->model);
+    q3_ctx_destroy(&t->ctx);
+    q3_arena_destroy(&t->step);
+    q3_arena_destroy(&t->run);
+    q3_free((void *)(uintptr_t)t->output_dir);
+    *t = (q3_trainer){ 0 };
+}
