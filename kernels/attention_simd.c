@@ -14,6 +14,7 @@ enum {
     PANEL = 2 * Q3_VEC,          // lanes of an item
     TILE = Q3_VEC == 16 ? 8 : 4, // rows that the inner loops keep in registers
     ROWS = 64,                   // rows of the other side at a time
+    NARROW = PANEL / 4,          // lanes that are better taken one by one
     MAX_D = Q3_ATTENTION_MAX_D,
 };
 
@@ -104,6 +105,18 @@ static void transpose_add(float *x, lanes *t, const int64_t *at, int n, int dept
     for (int l = 0; l < n; l++)
         for (int d = 0; d < depth; d++)
             x[at[l] + d] += factor * t[d][l];
+}
+
+static float dot(const float *x, const float *y, int n)
+{
+    q3_vec sum = q3_vec_all(0);
+    float rest = 0;
+    int i = 0;
+    for (; i + Q3_VEC <= n; i += Q3_VEC)
+        sum += q3_vec_load(x + i) * q3_vec_load(y + i);
+    for (; i < n; i++)
+        rest += x[i] * y[i];
+    return q3_vec_total(sum) + rest;
 }
 
 static int group(const q3_attention_args *a)
@@ -241,9 +254,61 @@ static void finish(const q3_attention_args *a, const item *it, const softmax *x,
     }
 }
 
+/* One query against a block of keys; the steps of softmax_rows with the vectors along the head. */
+static void narrow_rows(const q3_attention_args *a, const float *q, const float **k, const float **v, int n,
+                        float *o, float *largest, float *sum)
+{
+    float s[ROWS] ALIGNED, top = *largest;
+    for (int j = 0; j < n; j++) {
+        s[j] = a->scale * dot(q, k[j], a->head_size);
+        top = s[j] > top ? s[j] : top;
+    }
+    for (int j = 0; j < n; j++)
+        s[j] = q3_expf(s[j] - top);
+    float factor = q3_expf(*largest - top);
+    *largest = top;
+    *sum *= factor;
+    for (int d = 0; d < a->head_size; d++)
+        o[d] *= factor;
+    for (int j = 0; j < n; j++) {
+        const float *restrict x = v[j];
+        *sum += s[j];
+        for (int d = 0; d < a->head_size; d++)
+            o[d] += s[j] * x[d];
+    }
+}
+
+/* Few lanes, as in generation, where a sequence adds one token. */
+static void narrow_item(const q3_attention_args *a, const item *it)
+{
+    float o[NARROW][MAX_D] ALIGNED, largest[NARROW], sum[NARROW] = { 0 };
+    const float *k[ROWS], *v[ROWS];
+    int64_t at[PANEL];
+    int32_t seen[PANEL];
+    int end = query_lanes(a, it, at, seen);
+    memset(o, 0, sizeof o);
+    for (int l = 0; l < NARROW; l++)
+        largest[l] = -1e30f;
+    for (int j = 0, n; j < end; j += n) {
+        n = key_rows(a, it, j, end, k, v);
+        for (int l = 0; l < it->n; l++)
+            narrow_rows(a, a->q + at[l], k, v, seen[l] - j < n ? seen[l] - j : n, o[l], &largest[l], &sum[l]);
+    }
+    for (int l = 0; l < it->n; l++) {
+        for (int d = 0; d < a->head_size; d++)
+            a->o[at[l] + d] = seen[l] ? o[l][d] / sum[l] : 0;
+        if (a->lse)
+            a->lse[at[l] / a->head_size] = seen[l] ? largest[l] + logf(sum[l]) : 0;
+    }
+}
+
 static void forward_item(const pass *p, const item *it)
 {
     const q3_attention_args *a = p->a;
+    if (it->n <= NARROW) {
+        narrow_item(a, it);
+        return;
+    }
     float q[MAX_D][PANEL] ALIGNED, o[MAX_D][PANEL] ALIGNED, s[ROWS][PANEL] ALIGNED;
     const float *k[ROWS], *v[ROWS];
     int64_t at[PANEL];
@@ -271,18 +336,6 @@ void Q3_SIMD(q3_attention_forward)(const q3_attention_args *a)
 }
 
 /* ---- backward */
-
-static float dot(const float *x, const float *y, int n)
-{
-    q3_vec sum = q3_vec_all(0);
-    float rest = 0;
-    int i = 0;
-    for (; i + Q3_VEC <= n; i += Q3_VEC)
-        sum += q3_vec_load(x + i) * q3_vec_load(y + i);
-    for (; i < n; i++)
-        rest += x[i] * y[i];
-    return q3_vec_total(sum) + rest;
-}
 
 static void delta_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
