@@ -90,6 +90,9 @@ size_t q3_utf8_whole(const char *bytes, size_t n)
     return n;
 }
 
+// The code point before the trailing jamo: utf8proc 2.6 takes it for one and drops it behind a syllable.
+static const uint32_t before_trailing_jamo = 0x11A7;
+
 /* Ranges whose code points NFC keeps and which never combine with what stands before them. */
 static const uint32_t quiet[][2] = {
     { 0x0000, 0x02FF }, { 0x0400, 0x0482 }, { 0x048A, 0x052F },   { 0x05D0, 0x05EA },   { 0x0621, 0x064A },
@@ -172,7 +175,8 @@ q3_status q3_nfc(q3_text *out, const char *text, size_t n)
     size_t have = 0;
     for (size_t i = 0; i < n;) {
         uint32_t next = q3_utf8_next(text, &i);
-        if (in_ranges(next, nfc_walls, sizeof nfc_walls / sizeof nfc_walls[0])) {
+        if (next == before_trailing_jamo ||
+            in_ranges(next, nfc_walls, sizeof nfc_walls / sizeof nfc_walls[0])) {
             compose(out, c, have, scratch);
             have = 0;
             q3_utf8_append(out, next);

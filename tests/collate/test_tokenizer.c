@@ -293,6 +293,7 @@ static void nfc_composes_orders_and_stops_at_walls(void **state)
     nfc_is("e\u0301", "\u00E9");
     nfc_is("\u212B\u2126\u212A", "\u00C5\u03A9K");
     nfc_is("\u1112\u1161\u11AB", "\uD55C");
+    nfc_is("\uAC00\u11A7\u11A8", "\uAC00\u11A7\u11A8"); // U+11A7 is no trailing jamo
     nfc_is("q\u0307\u0323", "q\u0323\u0307");
     nfc_is("\uFB01\u2460", "\uFB01\u2460");   // compatibility forms stay
     nfc_is("e\u0898\u0301", "e\u0898\u0301"); // a mark that Unicode 9.0 does not know: in the walls
