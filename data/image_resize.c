@@ -5,8 +5,7 @@
 
 #include "core/arena.h"
 
-#define BLOCK                                                                                                \
-    48 // bytes that the vertical pass handles at once: a constant, so that the loops become vector code
+#define BLOCK 48 // bytes of a row that the vertical pass sums at once
 
 /* One axis, n -> m: output i is the sum of weight[i * taps + j] * in[start[i] + j] over j < count[i]. */
 typedef struct axis {

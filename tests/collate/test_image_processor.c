@@ -144,7 +144,8 @@ static void resized_pixels_equal_pillow_and_torchvision(void **state)
     for_each_line("tests/golden/vectors/qwen3-vl-image-resize.jsonl", 20, one_picture);
 }
 
-/* tests/golden/formats/images: `.rgb` are the decoded pixels, so this does not depend on the decoders. */
+/* tests/golden/formats/images (Pillow 13.0, transformers 5.17, torchvision 0.26): `.rgb` are the decoded pixels, so
+ * this does not depend on the decoders. */
 static void one_golden(const cJSON *v)
 {
     char path[300];
