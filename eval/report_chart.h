@@ -1,0 +1,16 @@
+/* eval/report_chart.h - the loss curve as SVG.
+ *
+ * Training loss as a line (with a running mean through it when there are many points), evaluation loss as points joined by a
+ * line, the learning rate as a faint area with its scale at the right. The loss scale is logarithmic when the largest
+ * value is more than twelve times the smallest. Colours come from the page's style sheet.
+ */
+#ifndef Q3_EVAL_REPORT_CHART_H
+#define Q3_EVAL_REPORT_CHART_H
+
+#include "eval/report.h"
+
+/* False when there are not two finite points to draw: nothing is written then. */
+bool q3_report_chart(q3_text *out, const q3_report_curve *train, const q3_report_curve *eval,
+                     const q3_report_curve *rate);
+
+#endif
