@@ -1,6 +1,5 @@
 #include "collate/tokenizer_file.h"
 
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>

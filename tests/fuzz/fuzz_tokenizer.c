@@ -1,7 +1,7 @@
 /* tests/fuzz/fuzz_tokenizer.c - a tokenizer.json from anywhere, and any text through a small tokenizer.
  *
- * Input: the first byte chooses. 'J': the rest is a tokenizer.json; if it is accepted it encodes a fixed text.
- * 'D': the rest is little-endian token ids to decode. Else the rest is text to encode.
+ * The first byte chooses. 'J': the rest is a tokenizer.json; if it is accepted it encodes a fixed text.
+ * 'D': the rest is token ids to decode, four bytes each. Anything else: the rest is text to encode.
  */
 #include <stdio.h>
 #include <stdlib.h>
