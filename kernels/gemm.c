@@ -4,7 +4,11 @@
 
 enum { ROWS = 16, WIDTH = 256 }; // the reference sums a block of ROWS x WIDTH results at a time
 
-_Thread_local q3_gemm_scratch q3_gemm_own_scratch __attribute__((aligned(64)));
+q3_gemm_scratch *q3_gemm_own_scratch(void)
+{
+    static _Thread_local q3_gemm_scratch own __attribute__((aligned(64)));
+    return &own;
+}
 
 static float four_bit(const q3_weight *w, int64_t i)
 {

@@ -69,7 +69,7 @@ Q3_DECLARE_SIMD(q3_gemm_tn, q3_gemm_tn_args);
 /* out[i] = element (row, begin + i) of a weight with `cols` columns, i < n, as f32. */
 void q3_weight_row(float *out, const q3_weight *w, int64_t row, int64_t cols, int64_t begin, int64_t n);
 
-/* Scratch of the fast levels, one for each thread. */
+/* Scratch of the fast levels; each thread has its own. */
 typedef struct q3_gemm_scratch {
     float panels[Q3_GEMM_COLUMNS * Q3_GEMM_TERMS]; /* of W, as the kernel reads it */
     float strip[16 * (Q3_GEMM_TERMS + 16)];        /* of X */
@@ -77,6 +77,6 @@ typedef struct q3_gemm_scratch {
     float few[Q3_GEMM_FEW * Q3_GEMM_TERMS];        /* rows of X, filled up with zeros */
     float tile[16 * 32];                           /* a tile of Y at an edge */
 } q3_gemm_scratch;
-extern _Thread_local q3_gemm_scratch q3_gemm_own_scratch;
+q3_gemm_scratch *q3_gemm_own_scratch(void);
 
 #endif

@@ -166,22 +166,23 @@ static void turn_four(float *to, int64_t step, const float *const from[4], int64
 static const float zeros[Q3_GEMM_TERMS];
 
 /* B is W': columns [j, j + n) of the panel are rows of W. */
-static void panel_across(float *to, int64_t step, const product *p, int64_t j, int64_t n, int64_t k0, int64_t terms)
+static void panel_across(q3_gemm_scratch *s, float *to, int64_t step, const product *p, int64_t j, int64_t n,
+                         int64_t k0, int64_t terms)
 {
     for (int64_t c = 0; c < step; c += 4) {
         const float *from[4];
         for (int64_t i = 0; i < 4; i++)
-            from[i] = c + i < n ? elements(q3_gemm_own_scratch.rows + i * Q3_GEMM_TERMS, &p->b, (j + c + i) * p->ldb + k0, terms)
-                                : zeros;
+            from[i] = c + i < n ? elements(s->rows + i * Q3_GEMM_TERMS, &p->b, (j + c + i) * p->ldb + k0, terms) : zeros;
         turn_four(to + c, step, from, terms);
     }
 }
 
 /* B is W or Z: a row of it holds a row of every panel. */
-static void panels_down(float *to, const product *p, int64_t j0, int64_t columns, int64_t k0, int64_t terms)
+static void panels_down(q3_gemm_scratch *s, const product *p, int64_t j0, int64_t columns, int64_t k0, int64_t terms)
 {
+    float *to = s->panels;
     for (int64_t k = 0; k < terms; k++) {
-        const float *from = elements(q3_gemm_own_scratch.rows, &p->b, (k0 + k) * p->ldb + j0, columns);
+        const float *from = elements(s->rows, &p->b, (k0 + k) * p->ldb + j0, columns);
         int64_t j = 0;
         for (; j + ACROSS <= columns; j += ACROSS) {
             q3_vec_store(to + j * terms + k * ACROSS, q3_vec_load(from + j));
@@ -193,15 +194,15 @@ static void panels_down(float *to, const product *p, int64_t j0, int64_t columns
     }
 }
 
-static void lay_out_panels(float *to, const product *p, int64_t j0, int64_t columns, int64_t k0, int64_t terms)
+static void lay_out_panels(q3_gemm_scratch *s, const product *p, int64_t j0, int64_t columns, int64_t k0, int64_t terms)
 {
     if (p->b_down) {
-        panels_down(to, p, j0, columns, k0, terms);
+        panels_down(s, p, j0, columns, k0, terms);
         return;
     }
     for (int64_t j = 0; j < columns; j += ACROSS) {
         int64_t n = least(ACROSS, columns - j);
-        panel_across(to + j * terms, n > Q3_VEC ? ACROSS : Q3_VEC, p, j0 + j, n, k0, terms);
+        panel_across(s, s->panels + j * terms, n > Q3_VEC ? ACROSS : Q3_VEC, p, j0 + j, n, k0, terms);
     }
 }
 
@@ -307,12 +308,12 @@ static void copy_tile(float *to, int64_t ldt, const float *from, int64_t ldf, in
 }
 
 /* One tile of Y, `up` by `across` of which exist; at an edge it is finished aside, by the same instructions. */
-static void tile_of(const product *p, const float *strip, const float *panel, int64_t terms, int64_t up, int64_t across,
-                    corner c)
+static void tile_of(const product *p, q3_gemm_scratch *s, const float *panel, int64_t terms, int64_t up,
+                    int64_t across, corner c)
 {
     int vectors = across > Q3_VEC ? 2 : 1;
     bool whole = up == p->rows && across == vectors * Q3_VEC;
-    float bias[ACROSS] = { 0 }, *y = c.y, *aside = q3_gemm_own_scratch.tile;
+    float bias[ACROSS] = { 0 }, *y = c.y, *aside = s->tile;
     int64_t ldy = c.ldy;
     if (!whole) {
         if (c.beta != 0)
@@ -324,7 +325,7 @@ static void tile_of(const product *p, const float *strip, const float *panel, in
         c.y = aside;
         c.ldy = ACROSS;
     }
-    (p->a_down ? tile_down : tile_across)(p->rows, vectors, strip, panel, terms, &c);
+    (p->a_down ? tile_down : tile_across)(p->rows, vectors, s->strip, panel, terms, &c);
     if (!whole)
         copy_tile(y, ldy, aside, ACROSS, up, across);
 }
@@ -332,18 +333,18 @@ static void tile_of(const product *p, const float *strip, const float *panel, in
 /* Strips [begin, end) of the columns [j0, j0 + columns) of Y. */
 static void columns_of(const product *p, int64_t j0, int64_t columns, int64_t begin, int64_t end)
 {
-    q3_gemm_scratch *s = &q3_gemm_own_scratch;
+    q3_gemm_scratch *s = q3_gemm_own_scratch();
     int64_t k0 = 0;
     do {
         int64_t terms = least(p->terms, p->K - k0);
-        lay_out_panels(s->panels, p, j0, columns, k0, terms);
+        lay_out_panels(s, p, j0, columns, k0, terms);
         for (int64_t strip = begin; strip < end; strip++) {
             int64_t i0 = strip * p->rows, up = least(p->rows, p->M - i0);
             lay_out_strip(s->strip, p, i0, up, k0, terms);
             for (int64_t j = 0; j < columns; j += ACROSS) {
                 const corner c = { p->y + i0 * p->ldy + j0 + j, p->ldy, k0 || !p->bias ? NULL : p->bias + j0 + j,
                                    p->alpha, k0 ? 1 : p->beta };
-                tile_of(p, s->strip, s->panels + j * terms, terms, up, least(ACROSS, columns - j), c);
+                tile_of(p, s, s->panels + j * terms, terms, up, least(ACROSS, columns - j), c);
             }
         }
         k0 += terms;
@@ -405,18 +406,19 @@ static void copy_padded(float *to, const float *from, int64_t n)
 
 static void few_columns(const q3_gemm_nt_args *a, int64_t n0, int64_t columns)
 {
-    q3_gemm_scratch *s = &q3_gemm_own_scratch;
+    q3_gemm_scratch *s = q3_gemm_own_scratch();
     q3_vec sum[Q3_GEMM_FEW][TOGETHER];
     memset(sum, 0, sizeof sum);
     for (int64_t k0 = 0; k0 < a->K; k0 += Q3_GEMM_TERMS) {
         int64_t terms = least(Q3_GEMM_TERMS, a->K - k0);
         bool padded = terms % Q3_VEC != 0;
+        bool copied = padded || (a->M > 1 && a->w.dtype == Q3_F32); // rows of 2^n elements would evict each other
         const float *w[TOGETHER];
         for (int64_t i = 0; i < TOGETHER; i++) {
             float *room = s->rows + i * Q3_GEMM_TERMS;
             int64_t n = n0 + least(i, columns - 1); // beyond the last row its product is formed again, and dropped
             w[i] = elements(room, &a->w, n * a->K + k0, terms);
-            if (padded) {
+            if (copied) {
                 copy_padded(room, w[i], terms);
                 w[i] = room;
             }
