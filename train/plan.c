@@ -1,0 +1,174 @@
+/* The memory plan: the step's own code run dry over the largest batch of the data set. On the way every sample is
+ * looked at once, so that a bad one is named before training starts. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/log.h"
+#include "train/trainer.h"
+
+typedef struct sample_size {
+    int64_t index, tokens, supervised, patches;
+    int grid[3];
+} sample_size;
+
+/* Tokens and patches of a sample from its text and the header of its picture. */
+static q3_status measure(sample_size *out, q3_arena *mem, const q3_trainer *t, const q3_dataset *data, int64_t index)
+{
+    q3_sample s;
+    q3_patches patches = { 0 };
+    q3_row row = { 0 };
+    int width, height;
+    *out = (sample_size){ .index = index };
+    q3_status st = q3_dataset_get(&s, data, index);
+    if (st != Q3_OK)
+        return q3_prefix(st, "Qwen3 collate failed: ");
+    st = q3_sample_image_size(&width, &height, &s, &t->collator.image);
+    if (st == Q3_OK) {
+        st = q3_image_grid(patches.grid, width, height, &t->collator.vision);
+        if (st != Q3_OK)
+            q3_wrap(st, "%s", s.where);
+    }
+    if (st != Q3_OK)
+        st = q3_prefix(st, "Qwen3 collate failed: ");
+    patches.n = (int64_t)patches.grid[0] * patches.grid[1] * patches.grid[2];
+    st = st ? st : q3_collate_text(&row, mem, &t->collator, &s, &patches, true);
+    if (st == Q3_OK && !row.skipped) {
+        out->tokens = row.n;
+        out->supervised = row.n_supervised;
+        out->patches = patches.n;
+        memcpy(out->grid, patches.grid, sizeof out->grid);
+    }
+    q3_sample_free(&s);
+    q3_arena_reset(mem);
+    return st;
+}
+
+static int larger_first(const void *a, const void *b)
+{
+    const sample_size *x = a, *y = b;
+    int64_t cost_x = x->tokens + x->patches, cost_y = y->tokens + y->patches;
+    if (cost_x != cost_y)
+        return cost_x < cost_y ? 1 : -1;
+    return x->index < y->index ? -1 : x->index > y->index;
+}
+
+static q3_status measure_all(sample_size **out, int64_t *skipped, q3_arena *mem, const q3_trainer *t,
+                             const q3_dataset *data, int64_t n)
+{
+    sample_size *s = q3_malloc((size_t)n * sizeof *s);
+    *skipped = 0;
+    *out = s;
+    if (!s)
+        return Q3_ERR_MEMORY;
+    for (int64_t i = 0; i < n; i++) {
+        Q3_TRY(measure(&s[i], mem, t, data, i));
+        *skipped += s[i].tokens == 0;
+        if (i % 1000 == 999)
+            q3_log_live("looking at the samples: %lld of %lld", (long long)i + 1, (long long)n);
+    }
+    return Q3_OK;
+}
+
+/* A batch of these sizes, good for counting only: what is computed on the host (row bounds, labels, grids) is there. */
+static q3_status hollow_batch(q3_batch *out, q3_arena *mem, const q3_trainer *t, const sample_size *s, int64_t n)
+{
+    int merge = t->collator.vision.merge;
+    *out = (q3_batch){ .n_rows = (int)n, .n_images = (int)n };
+    for (int64_t i = 0; i < n; i++) {
+        out->n_tokens += s[i].tokens;
+        out->n_patches += s[i].patches;
+        out->n_image_rows += s[i].patches / (merge * merge);
+    }
+    int64_t *row_begin = Q3_NEW(mem, int64_t, n + 1);
+    int32_t *labels = Q3_NEW(mem, int32_t, out->n_tokens + 1), *grids = Q3_NEW(mem, int32_t, 3 * n);
+    if (!row_begin || !labels || !grids)
+        return Q3_ERR_MEMORY;
+    int64_t at = 0;
+    for (int64_t i = 0; i < n; i++) {
+        row_begin[i] = at;
+        for (int64_t k = 0; k < s[i].tokens; k++)
+            labels[at++] = k < s[i].tokens - s[i].supervised ? -100 : 0;
+        for (int axis = 0; axis < 3; axis++)
+            grids[3 * i + axis] = s[i].grid[axis];
+    }
+    row_begin[n] = at;
+    out->row_begin = row_begin;
+    out->labels = labels;
+    out->grids = grids;
+    out->ids = labels; // never read in a dry run
+    out->positions = labels;
+    return Q3_OK;
+}
+
+static q3_status dry_run(size_t *bytes, q3_trainer *t, const q3_batch *b)
+{
+    t->step.dry = t->ctx.dry = true;
+    t->step.peak = 0;
+    q3_step_begin(&t->ctx, true);
+    q3_tensor *loss = q3_qwen3vl_loss(&t->ctx, &t->model, &t->forward, b, 1.0f);
+    if (loss)
+        q3_backward(&t->ctx, loss, 1.0f);
+    *bytes = t->step.peak;
+    q3_step_begin(&t->ctx, false);
+    t->step.dry = t->ctx.dry = false;
+    t->step.peak = 0;
+    return Q3_OK;
+}
+
+static q3_status choose(q3_trainer *t, const q3_batch *b, const char *largest)
+{
+    static const char *const names[] = { "none", "half", "full" };
+    int asked = t->config->train.gradient_checkpointing; // auto, none, half, full
+    int first = asked == Q3_CONFIG_CHECKPOINTING_AUTO ? 0 : asked - 1;
+    int last = asked == Q3_CONFIG_CHECKPOINTING_AUTO ? 2 : first;
+    size_t free_bytes = q3_memory_available();
+    for (int choice = first; choice <= last; choice++) {
+        t->forward.checkpointing = (q3_checkpointing)choice;
+        Q3_TRY(dry_run(&t->step_plan, t, b));
+        if (t->step_plan <= free_bytes)
+            return Q3_OK;
+    }
+    return q3_fail(Q3_ERR_MEMORY, "a step needs %s with gradient checkpointing %s and %s are free; the largest sample is %s; lower train.per_device_train_batch_size%s or data.max_pixels",
+                   q3_bytes(t->step_plan), names[last], q3_bytes(free_bytes), largest,
+                   last < 2 ? ", set train.gradient_checkpointing to full" : "");
+}
+
+static q3_status plan_batch(q3_trainer *t, q3_arena *mem, const sample_size *sizes)
+{
+    int64_t n = t->config->train.per_device_train_batch_size;
+    q3_batch batch;
+    q3_sample largest;
+    while (n > 1 && (n > t->n_train || sizes[n - 1].tokens == 0))
+        n--;
+    if (sizes[0].tokens == 0)
+        return q3_fail(Q3_ERR_DATA, "%s: every sample is skipped by collator.on_overflow; raise collator.max_length or lower data.max_pixels",
+                       t->config->data.train);
+    Q3_TRY(hollow_batch(&batch, mem, t, sizes, n));
+    Q3_TRY(q3_grad_tree_begin(&t->tree, &t->run, &t->trainable));
+    Q3_TRY(q3_dataset_get(&largest, t->train_data, sizes[0].index));
+    q3_status st = choose(t, &batch, largest.where);
+    q3_sample_free(&largest);
+    return st;
+}
+
+q3_status q3_trainer_plan(q3_trainer *t)
+{
+    q3_arena mem;
+    sample_size *sizes = NULL, *eval = NULL;
+    int64_t skipped, eval_skipped;
+    Q3_TRY(q3_arena_create(&mem, "plan", (size_t)1 << 34));
+    q3_status st = measure_all(&sizes, &skipped, &mem, t, t->train_data, t->n_train);
+    if (st == Q3_OK && t->eval_data != t->train_data)
+        st = measure_all(&eval, &eval_skipped, &mem, t, t->eval_data, t->n_eval);
+    if (st == Q3_OK) {
+        if (skipped)
+            q3_warn("%lld of %lld training samples are longer than collator.max_length and will be skipped", (long long)skipped, (long long)t->n_train);
+        qsort(sizes, (size_t)t->n_train, sizeof *sizes, larger_first);
+        st = plan_batch(t, &mem, sizes);
+    }
+    q3_free(sizes);
+    q3_free(eval);
+    q3_arena_destroy(&mem);
+    return st;
+}

@@ -1,0 +1,201 @@
+#include "train/run_dir.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/file.h"
+#include "train/checkpoint.h"
+
+enum { MAX_NUMBER = 10000, METRICS_LIMIT = 1 << 30 };
+
+static bool empty_or_absent(const char *dir)
+{
+    DIR *d = opendir(dir);
+    if (!d)
+        return !q3_file_exists(dir);
+    int entries = 0;
+    for (struct dirent *e; (e = readdir(d)) != NULL;)
+        entries += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+    closedir(d);
+    return entries == 0;
+}
+
+/* "runs/sarcasm" for 1, "runs/sarcasm-2" for 2 ...; heap. */
+static char *numbered(const char *dir, int number)
+{
+    char name[4096];
+    size_t n = strlen(dir);
+    while (n > 1 && dir[n - 1] == '/')
+        n--;
+    if (number == 1)
+        snprintf(name, sizeof name, "%.*s", (int)n, dir);
+    else
+        snprintf(name, sizeof name, "%.*s-%d", (int)n, dir, number);
+    return q3_strdup(name);
+}
+
+static q3_status first_free(char **dir, const char *output_dir)
+{
+    for (int i = 1; i < MAX_NUMBER; i++) {
+        *dir = numbered(output_dir, i);
+        if (!*dir)
+            return Q3_ERR_MEMORY;
+        if (empty_or_absent(*dir))
+            return Q3_OK;
+        q3_free(*dir);
+    }
+    *dir = NULL;
+    return q3_fail(Q3_ERR_USAGE, "%s and %d further names are taken; give --output-dir", output_dir, MAX_NUMBER);
+}
+
+/* The last of the numbered directories that is in use; the plain name when none is. */
+static char *last_used(const char *output_dir)
+{
+    int last = 1;
+    for (int i = 1; i < MAX_NUMBER; i++) {
+        char *dir = numbered(output_dir, i);
+        bool used = dir && !empty_or_absent(dir);
+        q3_free(dir);
+        if (!used)
+            break;
+        last = i;
+    }
+    return numbered(output_dir, last);
+}
+
+static q3_status resume_auto(char **dir, char **checkpoint, const char *output_dir, const q3_run_options *o)
+{
+    *dir = o->named ? q3_strdup(output_dir) : last_used(output_dir);
+    if (!*dir)
+        return Q3_ERR_MEMORY;
+    int64_t step = q3_checkpoint_newest(*dir);
+    if (step < 0)
+        return Q3_OK;
+    *checkpoint = q3_checkpoint_path(*dir, step);
+    return *checkpoint ? Q3_OK : Q3_ERR_MEMORY;
+}
+
+/* A checkpoint named by its own path: the run goes on in the directory around it, or in the one named beside it. */
+static q3_status resume_from(char **dir, char **checkpoint, const char *output_dir, const q3_run_options *o)
+{
+    char *state = q3_path_join(o->resume, "trainer_state.json");
+    bool whole = state && q3_file_exists(state);
+    q3_free(state);
+    if (!whole) {
+        int64_t step = q3_checkpoint_newest(o->resume); // a run's directory serves too
+        if (step < 0)
+            return q3_fail(Q3_ERR_USAGE, "--resume %s: neither a checkpoint nor a directory with checkpoints", o->resume);
+        *checkpoint = q3_checkpoint_path(o->resume, step);
+        *dir = q3_strdup(o->named ? output_dir : o->resume);
+    } else {
+        char *trimmed = numbered(o->resume, 1);
+        *checkpoint = trimmed;
+        *dir = o->named ? q3_strdup(output_dir) : trimmed ? q3_path_dir(trimmed) : NULL;
+    }
+    return *dir && *checkpoint ? Q3_OK : Q3_ERR_MEMORY;
+}
+
+q3_status q3_run_dir_choose(char **dir, char **checkpoint, const char *output_dir, const q3_run_options *o)
+{
+    *dir = *checkpoint = NULL;
+    if (o->resume && strcmp(o->resume, "auto") == 0)
+        return resume_auto(dir, checkpoint, output_dir, o);
+    if (o->resume)
+        return resume_from(dir, checkpoint, output_dir, o);
+    if (!o->named && !o->overwrite)
+        return first_free(dir, output_dir);
+    if (!o->overwrite && !empty_or_absent(output_dir))
+        return q3_fail(Q3_ERR_USAGE, "%s holds another run; give --resume to continue it, --overwrite to replace it, or another --output-dir", output_dir);
+    *dir = q3_strdup(output_dir);
+    return *dir ? Q3_OK : Q3_ERR_MEMORY;
+}
+
+/* Only a run's own directory is emptied: one with a config.json and nothing that runs do not make would be too strict,
+ * so the mark is metrics.jsonl, config.json or a checkpoint. */
+static bool looks_like_run(const char *dir)
+{
+    char *config = q3_path_join(dir, "config.json"), *metrics = q3_path_join(dir, "metrics.jsonl");
+    bool is = (config && q3_file_exists(config)) || (metrics && q3_file_exists(metrics)) || q3_checkpoint_newest(dir) >= 0;
+    q3_free(config);
+    q3_free(metrics);
+    return is;
+}
+
+q3_status q3_run_dir_prepare(const char *dir, bool overwrite)
+{
+    if (overwrite && !empty_or_absent(dir)) {
+        if (!looks_like_run(dir))
+            return q3_fail(Q3_ERR_USAGE, "--overwrite: %s does not look like a run's directory; remove it by hand", dir);
+        Q3_TRY(q3_dir_remove(dir));
+    }
+    Q3_TRY(q3_dir_create(dir));
+    char *probe = q3_path_join(dir, ".write-test");
+    q3_status st = probe ? q3_file_write(probe, "", 0) : Q3_ERR_MEMORY;
+    if (probe)
+        unlink(probe);
+    q3_free(probe);
+    return st == Q3_OK ? st : q3_wrap(st, "the output directory cannot be used");
+}
+
+bool q3_run_dir_finished(const char *dir)
+{
+    char *meta = q3_path_join(dir, "training_meta.json");
+    bool is = meta && q3_file_exists(meta);
+    q3_free(meta);
+    return is;
+}
+
+q3_status q3_metrics_append(const char *dir, const char *text, size_t size, bool sync)
+{
+    char *path = q3_path_join(dir, "metrics.jsonl");
+    if (!path)
+        return Q3_ERR_MEMORY;
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    q3_status st = Q3_OK;
+    if (fd < 0 || write(fd, text, size) != (ssize_t)size || (sync && fsync(fd) != 0))
+        st = q3_fail(Q3_ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    q3_free(path);
+    return st;
+}
+
+/* Whether a line stays; a half-written last line does not. */
+static bool keep(const char *line, size_t n, int64_t step)
+{
+    q3_json doc;
+    int64_t at = -1;
+    if (q3_json_parse(&doc, line, n, "metrics.jsonl", 1) != Q3_OK)
+        return false;
+    bool is = q3_json_int(&at, &doc, doc.root, "step", -1) == Q3_OK && at >= 0 && at <= step &&
+              !cJSON_HasObjectItem(doc.root, "gen_eval/post_accuracy") && !cJSON_HasObjectItem(doc.root, "train_runtime");
+    q3_json_close(&doc);
+    return is;
+}
+
+q3_status q3_metrics_cut(const char *dir, int64_t step)
+{
+    char *path = q3_path_join(dir, "metrics.jsonl"), *text = NULL;
+    size_t size = 0, kept = 0;
+    if (!path)
+        return Q3_ERR_MEMORY;
+    q3_status st = q3_file_exists(path) ? q3_file_read(&text, &size, path, METRICS_LIMIT) : Q3_OK;
+    for (size_t at = 0; st == Q3_OK && at < size;) {
+        const char *end = memchr(text + at, '\n', size - at);
+        size_t n = end ? (size_t)(end - (text + at)) + 1 : size - at;
+        if (end && keep(text + at, n - 1, step)) {
+            memmove(text + kept, text + at, n);
+            kept += n;
+        }
+        at += n;
+    }
+    if (st == Q3_OK && text && kept != size)
+        st = q3_file_write(path, text, kept);
+    q3_free(text);
+    q3_free(path);
+    return st;
+}
