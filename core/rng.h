@@ -36,9 +36,10 @@ typedef struct q3_random {
 void q3_random_counter(uint32_t key[2], uint32_t counter[4], const q3_random *r);
 
 uint32_t q3_random_u32(const q3_random *r, uint64_t index);
-float q3_random_uniform(const q3_random *r, uint64_t index);               /* [0, 1), multiples of 2^-24 */
-uint32_t q3_random_below(const q3_random *r, uint64_t index, uint32_t n);  /* [0, n), n >= 1; bias below n / 2^32 */
-double q3_random_normal(const q3_random *r, uint64_t index);               /* N(0, 1); spends a whole block per index */
+float q3_random_uniform(const q3_random *r, uint64_t index); /* [0, 1), multiples of 2^-24 */
+uint32_t q3_random_below(const q3_random *r, uint64_t index,
+                         uint32_t n);                        /* [0, n), n >= 1; bias below n / 2^32 */
+double q3_random_normal(const q3_random *r, uint64_t index); /* N(0, 1); spends a whole block per index */
 
 /* torch's CPU generator (at::mt19937). */
 typedef struct q3_mt19937 {

@@ -31,10 +31,10 @@ static void head(q3_text *out, const q3_report_data *d)
     q3_html_raw(out, "</header>\n");
 }
 
-static void tile_begin(q3_text *out, const char *name, bool wide)
+static void tile_begin(q3_text *out, const char *name, bool main)
 {
     q3_text_printf(out, "<div class=\"tile%s\"><div class=\"name\">%s</div><div class=\"value\">",
-                   wide ? " wide" : "", name);
+                   main ? " main" : "", name);
 }
 
 static void tile_more(q3_text *out)
@@ -64,6 +64,7 @@ static void quality_tiles(q3_text *out, const q3_report_data *d)
     const q3_metrics *before = d->before, *after = d->after, *last = after ? after : before;
     if (!last)
         return;
+    q3_html_raw(out, "<section class=\"tiles\">\n");
     tile_begin(out, "Accuracy of generated answers", true);
     before_and_after(out, before != NULL, before ? before->accuracy : 0, after != NULL,
                      after ? after->accuracy : 0);
@@ -77,18 +78,22 @@ static void quality_tiles(q3_text *out, const q3_report_data *d)
     q3_html_raw(out, last->n == 1 ? " sample" : " samples");
     tile_end(out);
     bool forced_before = before && before->has_forced, forced_after = after && after->has_forced;
-    if (!forced_before && !forced_after)
-        return;
-    tile_begin(out, "Accuracy of forced choice", true);
-    before_and_after(out, forced_before, forced_before ? before->forced_accuracy : 0, forced_after,
-                     forced_after ? after->forced_accuracy : 0);
-    tile_more(out);
-    q3_html_raw(out, "the likeliest of the label words");
-    tile_end(out);
+    if (forced_before || forced_after) {
+        tile_begin(out, "Accuracy of forced choice", true);
+        before_and_after(out, forced_before, forced_before ? before->forced_accuracy : 0, forced_after,
+                         forced_after ? after->forced_accuracy : 0);
+        tile_more(out);
+        q3_html_raw(out, "the likeliest of the label words");
+        tile_end(out);
+    }
+    q3_html_raw(out, "</section>\n");
 }
 
 static void cost_tiles(q3_text *out, const q3_report_data *d)
 {
+    if (!(d->trainable > 0 || d->seconds > 0 || d->tokens_per_second > 0 || d->peak_bytes > 0))
+        return;
+    q3_html_raw(out, "<section class=\"tiles\">\n");
     if (d->trainable > 0) {
         tile_begin(out, "Trainable parameters", false);
         q3_html_count(out, d->trainable);
@@ -123,6 +128,7 @@ static void cost_tiles(q3_text *out, const q3_report_data *d)
         q3_html_raw(out, "of the whole process");
         tile_end(out);
     }
+    q3_html_raw(out, "</section>\n");
 }
 
 /* One row of the comparison: a share before, after, and the change in percentage points. */
@@ -149,6 +155,21 @@ static void share_row(q3_text *out, const char *name, const double *before, cons
     }
 }
 
+static void interval_row(q3_text *out, const q3_metrics *before, const q3_metrics *after)
+{
+    q3_html_raw(out, "<tr class=\"minor\"><th scope=\"row\">95\xE2\x80\xAF% interval</th>");
+    const q3_metrics *both[] = { before, after };
+    for (int i = 0; i < 2; i++) {
+        q3_html_raw(out, "<td>");
+        if (both[i]) {
+            q3_text_printf(out, "%.1f \xE2\x80\x93 ", 100 * both[i]->interval[0]);
+            q3_html_percent(out, both[i]->interval[1]);
+        }
+        q3_html_raw(out, "</td>");
+    }
+    q3_html_raw(out, "<td></td></tr>\n");
+}
+
 static void count_row(q3_text *out, const char *name, const int64_t *before, const int64_t *after)
 {
     q3_text_printf(out, "<tr><th scope=\"row\">%s</th>", name);
@@ -172,14 +193,7 @@ static void comparison(q3_text *out, const q3_metrics *b, const q3_metrics *a)
         out, "<div class=\"card scroll\"><table><thead><tr><th></th><th>before</th><th>after</th><th>change"
              "</th></tr></thead><tbody>\n");
     share_row(out, "Accuracy", OF(b, accuracy), OF(a, accuracy));
-    share_row(out,
-              "\xE2\x80\x83"
-              "95\xE2\x80\xAF% interval, from",
-              OF(b, interval[0]), OF(a, interval[0]));
-    share_row(out,
-              "\xE2\x80\x83"
-              "95\xE2\x80\xAF% interval, to",
-              OF(b, interval[1]), OF(a, interval[1]));
+    interval_row(out, b, a);
     share_row(out, "Macro F1", OF(b, macro_f1), OF(a, macro_f1));
     share_row(out, "Macro F1 of the labels present", OF(b, macro_f1_present), OF(a, macro_f1_present));
     if (any->sarcastic >= 0) {
@@ -197,16 +211,10 @@ static void comparison(q3_text *out, const q3_metrics *b, const q3_metrics *a)
         share_row(out, "Forced choice: area under the ROC curve", OF_IF(b, has_auroc, forced_auroc),
                   OF_IF(a, has_auroc, forced_auroc));
     count_row(out, "Samples", OF(b, n), OF(a, n));
-    count_row(out, "Answers without a label", OF(b, failed), OF(a, failed));
-    static const char *const stages[] = { "\xE2\x80\x83"
-                                          "read as strict JSON",
-                                          "\xE2\x80\x83"
-                                          "JSON found in text",
-                                          "\xE2\x80\x83"
-                                          "JSON repaired",
-                                          "\xE2\x80\x83"
-                                          "label found in text" };
-    for (int i = 0; i < Q3_ANSWER_FAILED; i++)
+    static const char *const stages[Q3_ANSWER_STAGES] = { "Answers read as strict JSON", "JSON found in text",
+                                                          "JSON repaired", "Label found in text",
+                                                          "Answers without a label" };
+    for (int i = 0; i < Q3_ANSWER_STAGES; i++)
         count_row(out, stages[i], OF(b, stages[i]), OF(a, stages[i]));
     q3_html_raw(out, "</tbody></table></div>\n");
 }
@@ -366,7 +374,7 @@ static void example(q3_text *out, const q3_report_example *e)
     }
     q3_html_raw(out, "<dl>");
     if (e->gold) {
-        q3_html_raw(out, "<dt>right</dt><dd>");
+        q3_html_raw(out, "<dt>correct</dt><dd>");
         q3_html_text(out, e->gold);
         q3_html_raw(out, "</dd>");
     }
@@ -432,10 +440,8 @@ static void settings(q3_text *out, const char *json)
 q3_status q3_report_write(q3_text *out, const q3_report_data *d)
 {
     head(out, d);
-    q3_html_raw(out, "<section class=\"tiles\">\n");
     quality_tiles(out, d);
     cost_tiles(out, d);
-    q3_html_raw(out, "</section>\n");
     q3_text chart = { 0 };
     if (q3_report_chart(&chart, &d->train_loss, &d->eval_loss, &d->rate) && !chart.failed) {
         q3_html_raw(out, "<section>\n<h2>Loss</h2>\n");

@@ -32,7 +32,8 @@ static inline void q3_philox(uint32_t out[4], const uint32_t key[2], const uint3
 }
 
 /* Block `block` of the sequence that starts at `counter`: the number is added to the first two words (64 bits). */
-static inline void q3_philox_block(uint32_t out[4], const uint32_t key[2], const uint32_t counter[4], uint64_t block)
+static inline void q3_philox_block(uint32_t out[4], const uint32_t key[2], const uint32_t counter[4],
+                                   uint64_t block)
 {
     uint64_t low = ((uint64_t)counter[1] << 32 | counter[0]) + block;
     const uint32_t at[4] = { (uint32_t)low, (uint32_t)(low >> 32), counter[2], counter[3] };
