@@ -10,6 +10,8 @@
 
 #include "core/file.h"
 
+static pthread_mutex_t parsing = PTHREAD_MUTEX_INITIALIZER; // cJSON keeps its last error in a global
+
 static void install_heap(void)
 {
     cJSON_Hooks hooks = { q3_malloc, q3_free };
@@ -60,7 +62,9 @@ q3_status q3_json_parse(q3_json *out, const char *text, size_t size, const char 
     if (!q3_utf8_valid(text, size, &bad))
         return fail_at(name, text, bad, first_line, "not valid UTF-8");
     const char *end = NULL;
+    pthread_mutex_lock(&parsing);
     out->root = cJSON_ParseWithLengthOpts(text, size, &end, false);
+    pthread_mutex_unlock(&parsing);
     if (!out->root)
         return fail_at(name, text, end ? (size_t)(end - text) : size, first_line,
                        end && (size_t)(end - text) < size ? "not valid JSON here" : "the JSON text ends too early");

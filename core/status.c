@@ -22,6 +22,8 @@ q3_status q3_fail(q3_status code, const char *fmt, ...)
 
 q3_status q3_wrap(q3_status st, const char *fmt, ...)
 {
+    if (st == Q3_OK)
+        return st;
     char text[SENTENCE_BYTES];
     va_list ap;
     va_start(ap, fmt);
@@ -35,7 +37,7 @@ q3_status q3_wrap(q3_status st, const char *fmt, ...)
 
 q3_status q3_prefix(q3_status st, const char *prefix)
 {
-    if (strncmp(sentence, prefix, strlen(prefix)) != 0) {
+    if (st != Q3_OK && strncmp(sentence, prefix, strlen(prefix)) != 0) {
         char text[SENTENCE_BYTES];
         int n = snprintf(text, sizeof text, "%s", prefix);
         if (n >= 0 && n < SENTENCE_BYTES)

@@ -38,7 +38,7 @@ typedef enum q3_status {
 /* Stores the sentence for this thread, replacing an earlier one, and returns `code`. */
 q3_status q3_fail(q3_status code, const char *fmt, ...) Q3_PRINTF(2, 3);
 
-/* Puts "<context>: " in front of the stored sentence and returns `st`. */
+/* Puts "<context>: " in front of the stored sentence, unless `st` is Q3_OK; returns `st`. */
 q3_status q3_wrap(q3_status st, const char *fmt, ...) Q3_PRINTF(2, 3);
 
 /* Puts `prefix` in front of the sentence as it is (no colon added), unless the sentence already begins with it. */

@@ -17,7 +17,7 @@ allowed() { # rooms that the room $1 may include, besides itself
     esac
 }
 
-ranks="status log arena rng file json safetensors device tensor op tape" # inside core, in this order
+ranks="status log arena rng file json safetensors quantized device tensor op_list op tape" # inside core, in this order
 rank() {
     n=0
     for r in $ranks; do
