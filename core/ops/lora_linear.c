@@ -1,0 +1,130 @@
+#include "core/ops.h"
+#include "core/ops/dropout.h"
+#include "kernels/gemm.h"
+#include "kernels/linear.h"
+
+/* Inputs by name, sizes by letter: x [T, C], w [N, C], A [r, C], B [N, r]. */
+typedef struct sizes {
+    int64_t T, C, N, r;
+} sizes;
+
+enum { X, W, BIAS, A, B };
+
+static sizes sizes_of(const q3_node *n)
+{
+    return (sizes){ q3_rows(n->in[X]), n->in[W]->shape[1], n->in[W]->shape[0], n->in[A]->shape[0] };
+}
+
+q3_tensor *q3_lora_linear(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b, q3_tensor *lora_a,
+                          q3_tensor *lora_b, q3_lora_attr attr)
+{
+    Q3_CHECK(w->ndim == 2 && q3_dim(x, -1) == w->shape[1], "w %s, x %s", q3_shape(w), q3_shape(x));
+    Q3_CHECK(!b || (b->dtype == Q3_F32 && q3_numel(b) == w->shape[0]), "b %s, w %s", q3_shape(b), q3_shape(w));
+    Q3_CHECK(lora_a->dtype == Q3_F32 && lora_b->dtype == Q3_F32 && lora_a->ndim == 2 && lora_b->ndim == 2 &&
+                 lora_a->shape[1] == w->shape[1] && lora_b->shape[0] == w->shape[0] && lora_a->shape[0] == lora_b->shape[1],
+             "A %s, B %s, w %s", q3_shape(lora_a), q3_shape(lora_b), q3_shape(w));
+    q3_node *n = q3_node_new(ctx, Q3_OP_LORA_LINEAR, x, w, b, lora_a, lora_b);
+    n->attr.scale = attr.scale;
+    q3_dropout_attr(ctx, n, attr.dropout, attr.stream);
+    n->saved[0] = q3_new2(ctx, q3_rows(x), lora_a->shape[0]); // z = scale drop(x) A'
+    n->out = q3_new2(ctx, q3_rows(x), w->shape[0]);
+    return q3_record(ctx, n);
+}
+
+/* drop(x): x itself, or a scratch copy that the caller rewinds. */
+static const float *dropped(q3_ctx *ctx, const q3_node *n)
+{
+    const q3_tensor *x = n->in[X];
+    if (n->attr.dropout == 0)
+        return q3_f32(x);
+    float *y = q3_scratch(ctx, (size_t)q3_numel(x) * sizeof *y);
+    const q3_dropout_args a = q3_dropout_args_of(ctx, n, y, q3_f32(x), q3_numel(x), 0);
+    Q3_CALL(ctx, q3_dropout_forward, &a);
+    return y;
+}
+
+static void forward(q3_ctx *ctx, q3_node *n)
+{
+    const sizes s = sizes_of(n);
+    float *y = q3_f32(n->out), *z = q3_f32(n->saved[0]);
+    size_t mark = q3_arena_mark(ctx->data);
+    const float *xd = dropped(ctx, n);
+    Q3_CALL(ctx, q3_gemm_nt, (&(q3_gemm_nt_args){ .y = z, .x = xd, .w = q3_as_weight(n->in[A]), .M = s.T, .N = s.r,
+                                                  .K = s.C, .alpha = n->attr.scale }));
+    q3_arena_rewind(ctx->data, mark);
+    Q3_CALL(ctx, q3_gemm_nt, (&(q3_gemm_nt_args){ .y = y, .x = q3_f32(n->in[X]), .w = q3_as_weight(n->in[W]),
+                                                  .bias = q3_f32(n->in[BIAS]), .M = s.T, .N = s.N, .K = s.C,
+                                                  .alpha = 1 }));
+    Q3_CALL(ctx, q3_gemm_nt, (&(q3_gemm_nt_args){ .y = y, .x = z, .w = q3_as_weight(n->in[B]), .M = s.T, .N = s.N,
+                                                  .K = s.r, .alpha = 1, .beta = 1 }));
+}
+
+/* dx += mask / (1 - p) (dz A) */
+static void through_adapter(q3_ctx *ctx, const q3_node *n, float *dx, const float *dz)
+{
+    const sizes s = sizes_of(n);
+    bool drop = n->attr.dropout != 0;
+    float *d = drop ? q3_scratch(ctx, (size_t)(s.T * s.C) * sizeof *d) : dx;
+    Q3_CALL(ctx, q3_gemm_nn, (&(q3_gemm_nn_args){ .y = d, .x = dz, .w = q3_as_weight(n->in[A]), .M = s.T, .N = s.r,
+                                                  .K = s.C, .alpha = 1, .beta = drop ? 0 : 1 }));
+    if (!drop)
+        return;
+    const q3_dropout_args a = q3_dropout_args_of(ctx, n, dx, d, s.T * s.C, 1);
+    Q3_CALL(ctx, q3_dropout_forward, &a);
+}
+
+/* The frozen part, as in linear. */
+static void through_base(q3_ctx *ctx, q3_node *n, float *dx, float beta)
+{
+    const sizes s = sizes_of(n);
+    const float *dy = n->out->grad;
+    float own, *dw = q3_grad(ctx, n->in[W], &own);
+    if (dw)
+        Q3_CALL(ctx, q3_gemm_tn, (&(q3_gemm_tn_args){ .y = dw, .x = dy, .z = q3_f32(n->in[X]), .M = s.T, .N = s.N,
+                                                      .K = s.C, .alpha = 1, .beta = own }));
+    float *db = q3_grad(ctx, n->in[BIAS], &own);
+    if (db)
+        Q3_CALL(ctx, q3_linear_bias, (&(q3_linear_bias_args){ db, dy, s.T, s.N, own }));
+    if (dx)
+        Q3_CALL(ctx, q3_gemm_nn, (&(q3_gemm_nn_args){ .y = dx, .x = dy, .w = q3_as_weight(n->in[W]), .M = s.T, .N = s.N,
+                                                      .K = s.C, .alpha = 1, .beta = beta }));
+}
+
+/* dz = scale dy B;   dB += dy' z,  dA += dz' drop(x),  dx += dy W + mask / (1 - p) (dz A) */
+static void backward(q3_ctx *ctx, q3_node *n)
+{
+    const sizes s = sizes_of(n);
+    const float *dy = n->out->grad;
+    float beta_x, beta_a, beta_b;
+    float *dx = q3_grad(ctx, n->in[X], &beta_x), *da = q3_grad(ctx, n->in[A], &beta_a);
+    float *db = q3_grad(ctx, n->in[B], &beta_b);
+    through_base(ctx, n, dx, beta_x);
+    if (db)
+        Q3_CALL(ctx, q3_gemm_tn, (&(q3_gemm_tn_args){ .y = db, .x = dy, .z = q3_f32(n->saved[0]), .M = s.T, .N = s.N,
+                                                      .K = s.r, .alpha = 1, .beta = beta_b }));
+    if (!da && !dx)
+        return;
+    size_t mark = q3_arena_mark(ctx->data); // every gradient buffer was asked for: what follows is scratch
+    float *dz = q3_scratch(ctx, (size_t)(s.T * s.r) * sizeof *dz);
+    Q3_CALL(ctx, q3_gemm_nn, (&(q3_gemm_nn_args){ .y = dz, .x = dy, .w = q3_as_weight(n->in[B]), .M = s.T, .N = s.N,
+                                                  .K = s.r, .alpha = n->attr.scale }));
+    size_t above = q3_arena_mark(ctx->data);
+    const float *xd = da ? dropped(ctx, n) : NULL;
+    if (da)
+        Q3_CALL(ctx, q3_gemm_tn, (&(q3_gemm_tn_args){ .y = da, .x = dz, .z = xd, .M = s.T, .N = s.r, .K = s.C,
+                                                      .alpha = 1, .beta = beta_a }));
+    q3_arena_rewind(ctx->data, above);
+    if (dx)
+        through_adapter(ctx, n, dx, dz);
+    q3_arena_rewind(ctx->data, mark);
+}
+
+static q3_cost cost(const q3_node *n)
+{
+    const sizes s = sizes_of(n);
+    double products = (double)s.T * ((double)s.N * (double)s.C + (double)s.r * (double)(s.N + s.C));
+    double bytes = 4.0 * (double)(q3_numel(n->in[X]) + q3_numel(n->out)) + (double)q3_nbytes(n->in[W]);
+    return (q3_cost){ .flops = 2 * products, .bytes = bytes };
+}
+
+const q3_op q3_op_lora_linear = { "lora_linear", forward, backward, cost };
