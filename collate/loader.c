@@ -8,7 +8,13 @@
 
 enum { MAX_THREADS = 64, SENTENCE = 1024 };
 
-#define SLOT_BYTES ((size_t)1 << 34) // reserved addresses, not memory
+/* Addresses reserved per sample of a slot, not memory: the picture as patches of the row and of the batch (areas after
+ * rounding stay below twice the bound plus 64 Ki pixels), and texts of a few million tokens. */
+static size_t sample_bytes(const q3_vision_spec *v)
+{
+    size_t pixels = 2 * (size_t)v->max_pixels + ((size_t)1 << 16);
+    return 2 * pixels * 3 * (size_t)v->tpatch * sizeof(float) + ((size_t)1 << 27);
+}
 
 typedef struct slot {
     q3_arena mem;
@@ -36,7 +42,10 @@ struct q3_loader {
     bool stop;
 };
 
-int64_t q3_loader_per_epoch(const q3_loader_source *s) { return (s->n_samples + s->batch_size - 1) / s->batch_size; }
+int64_t q3_loader_per_epoch(const q3_loader_source *s)
+{
+    return (s->n_samples + s->batch_size - 1) / s->batch_size;
+}
 
 static q3_status fill(slot *s, const q3_loader *l, const int64_t *order)
 {
@@ -109,16 +118,16 @@ static void *work(void *arg)
     return NULL;
 }
 
-static q3_status create_slots(q3_loader *l, int ahead)
+static q3_status create_slots(q3_loader *l, int n_slots)
 {
     size_t n = (size_t)l->source.batch_size;
-    l->slots = q3_calloc((size_t)ahead, sizeof *l->slots);
+    l->slots = q3_calloc((size_t)n_slots, sizeof *l->slots);
     if (!l->slots)
         return Q3_ERR_MEMORY;
-    for (; l->n_slots < ahead; l->n_slots++) {
+    for (; l->n_slots < n_slots; l->n_slots++) {
         slot *s = &l->slots[l->n_slots];
         s->number = -1;
-        Q3_TRY(q3_arena_create(&s->mem, "batch", SLOT_BYTES));
+        Q3_TRY(q3_arena_create(&s->mem, "batch", n * sample_bytes(&l->source.collator->vision)));
         s->samples = q3_calloc(n, sizeof *s->samples);
         s->rows = q3_calloc(n, sizeof *s->rows);
         s->order = q3_calloc(n, sizeof *s->order);
@@ -130,9 +139,13 @@ static q3_status create_slots(q3_loader *l, int ahead)
     return Q3_OK;
 }
 
-q3_status q3_loader_create(q3_loader **out, const q3_loader_source *source, int64_t first, int threads, int ahead)
+q3_status q3_loader_create(q3_loader **out, const q3_loader_source *source, int64_t first, int threads,
+                           int ahead)
 {
     *out = NULL;
+    Q3_CHECK(source->n_samples >= 1 && source->n_samples <= q3_dataset_size(source->data) &&
+                 source->batch_size >= 1 && first >= 0,
+             "%lld samples in batches of %lld", (long long)source->n_samples, (long long)source->batch_size);
     q3_loader *l = q3_calloc(1, sizeof *l);
     if (!l)
         return Q3_ERR_MEMORY;
@@ -141,8 +154,9 @@ q3_status q3_loader_create(q3_loader **out, const q3_loader_source *source, int6
     l->to_make = l->to_give = first;
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->changed, NULL);
-    q3_status st = create_slots(l, ahead < 2 ? 2 : ahead); // one on loan, one in the making
-    for (int i = 0; st == Q3_OK && i < threads && i < MAX_THREADS; i++) {
+    q3_status st = create_slots(l, (ahead < 1 ? 1 : ahead) + 1); // one is on loan
+    threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
+    for (int i = 0; st == Q3_OK && i < threads; i++) {
         if (pthread_create(&l->threads[i], NULL, work, l) != 0)
             break;
         l->n_threads = i + 1;

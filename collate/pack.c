@@ -48,9 +48,9 @@ static q3_status allocate(arrays *a, q3_arena *mem, const sizes *s, int64_t widt
     a->positions = Q3_NEW(mem, int32_t, 3 * s->tokens + 1);
     a->grids = Q3_NEW(mem, int32_t, 3 * s->images + 1);
     a->image_rows = Q3_NEW(mem, int32_t, s->image_tokens + 1);
-    a->patches = width ? Q3_NEW(mem, float, s->patches * width + 1) : NULL;
-    bool ok = a->row_begin && a->ids && (a->labels || !s->labels) && a->positions && a->grids && a->image_rows &&
-              (a->patches || !width);
+    a->patches = width ? Q3_NEW(mem, float, s->patches *width + 1) : NULL;
+    bool ok = a->row_begin && a->ids && (a->labels || !s->labels) && a->positions && a->grids &&
+              a->image_rows && (a->patches || !width);
     return ok ? Q3_OK : Q3_ERR_MEMORY;
 }
 
@@ -87,19 +87,23 @@ q3_status q3_pack(q3_batch *out, q3_arena *mem, const q3_collator *c, const q3_r
         if (s.labels)
             memcpy(a.labels + at, r->labels, (size_t)r->n * sizeof *a.labels);
         for (int64_t t = 0; t < r->n; t++)
-            if (r->ids[t] == c->image_id)
+            if (r->ids[t] == c->image_id) {
+                Q3_CHECK(image_token < s.image_tokens,
+                         "row %d: more placeholders than its picture has tokens", i);
                 a.image_rows[image_token++] = (int32_t)(at + t);
+            }
         int32_t *grid = a.grids + 3 * image;
         if (r->patches.n) {
             for (int k = 0; k < 3; k++)
                 grid[k] = r->patches.grid[k];
-            memcpy(a.patches + patch * width, r->patches.data, (size_t)(r->patches.n * width) * sizeof *a.patches);
+            memcpy(a.patches + patch * width, r->patches.data,
+                   (size_t)(r->patches.n * width) * sizeof *a.patches);
             patch += r->patches.n;
             image++;
         }
         int32_t *p = a.positions + at;
-        int64_t next = q3_positions(p, p + s.tokens, p + 2 * s.tokens, r->ids, r->n, c->image_id, c->video_id, grid,
-                                    r->patches.n > 0, c->vision.merge);
+        int64_t next = q3_positions(p, p + s.tokens, p + 2 * s.tokens, r->ids, r->n, c->image_id, c->video_id,
+                                    grid, r->patches.n > 0, c->vision.merge);
         Q3_CHECK(next >= 0, "row %d: placeholders and picture do not match", i);
         at += r->n;
     }
@@ -125,10 +129,13 @@ static void pad_row(q3_padded *p, int64_t row, const q3_row *r, const q3_collato
     }
 }
 
-q3_status q3_pad(q3_padded *out, q3_arena *mem, const q3_collator *c, const q3_row *const *rows, int n, bool left)
+q3_status q3_pad(q3_padded *out, q3_arena *mem, const q3_collator *c, const q3_row *const *rows, int n,
+                 bool left)
 {
     const sizes s = measure(c, rows, n);
-    *out = (q3_padded){ .rows = s.rows, .n_images = s.images, .n_patches = s.patches, .patch_width = patch_width(c) };
+    *out = (q3_padded){
+        .rows = s.rows, .n_images = s.images, .n_patches = s.patches, .patch_width = patch_width(c)
+    };
     for (int i = 0; i < n; i++)
         if (!rows[i]->skipped && rows[i]->n > out->length)
             out->length = rows[i]->n;
@@ -159,11 +166,16 @@ q3_status q3_pad(q3_padded *out, q3_arena *mem, const q3_collator *c, const q3_r
     return Q3_OK;
 }
 
-static bool real(const q3_padded *p, int64_t t) { return !p->attention_mask || p->attention_mask[t] != 0; }
+static bool real(const q3_padded *p, int64_t t)
+{
+    return !p->attention_mask || p->attention_mask[t] != 0;
+}
 
 static sizes measure_padded(const q3_padded *p, int32_t image_id, int32_t video_id)
 {
-    sizes s = { .rows = (int)p->rows, .images = (int)p->n_images, .patches = p->n_patches, .labels = p->labels != NULL };
+    sizes s = {
+        .rows = (int)p->rows, .images = (int)p->n_images, .patches = p->n_patches, .labels = p->labels != NULL
+    };
     for (int64_t t = 0; t < p->rows * p->length; t++)
         if (real(p, t)) {
             s.tokens++;
@@ -172,20 +184,38 @@ static sizes measure_padded(const q3_padded *p, int32_t image_id, int32_t video_
     return s;
 }
 
+/* What becomes an int32: a token id, a label. */
+static q3_status check_ids(const q3_padded *p)
+{
+    for (int64_t t = 0; t < p->rows * p->length; t++) {
+        if (real(p, t) && (p->input_ids[t] < 0 || p->input_ids[t] > INT32_MAX))
+            return q3_fail(Q3_ERR_DATA, "input_ids[%lld, %lld] is %lld, which is no token",
+                           (long long)(t / p->length), (long long)(t % p->length),
+                           (long long)p->input_ids[t]);
+        if (real(p, t) && p->labels && p->labels[t] != -100 && (p->labels[t] < 0 || p->labels[t] > INT32_MAX))
+            return q3_fail(Q3_ERR_DATA, "labels[%lld, %lld] is %lld, neither a token nor -100",
+                           (long long)(t / p->length), (long long)(t % p->length), (long long)p->labels[t]);
+    }
+    return Q3_OK;
+}
+
 static q3_status check_grids(const q3_padded *p, int64_t image_tokens, int merge)
 {
     int64_t patches = 0, tokens = 0;
     for (int64_t i = 0; i < p->n_images; i++) {
         const int64_t *g = p->image_grid_thw + 3 * i;
-        if (g[0] < 1 || g[1] < 1 || g[2] < 1 || g[0] > 4096 || g[1] > 4096 || g[2] > 4096 || g[1] % merge || g[2] % merge)
-            return q3_fail(Q3_ERR_DATA, "image_grid_thw row %lld is [%lld, %lld, %lld]; rows and columns must be positive multiples of %d",
+        if (g[0] < 1 || g[1] < 1 || g[2] < 1 || g[0] > 4096 || g[1] > 4096 || g[2] > 4096 || g[1] % merge ||
+            g[2] % merge)
+            return q3_fail(Q3_ERR_DATA,
+                           "image_grid_thw row %lld is [%lld, %lld, %lld]; rows and columns must be positive "
+                           "multiples of %d",
                            (long long)i, (long long)g[0], (long long)g[1], (long long)g[2], merge);
         patches += g[0] * g[1] * g[2];
         tokens += g[0] * (g[1] / merge) * (g[2] / merge);
     }
     if (patches != p->n_patches)
-        return q3_fail(Q3_ERR_DATA, "image_grid_thw asks for %lld patches and pixel_values has %lld", (long long)patches,
-                       (long long)p->n_patches);
+        return q3_fail(Q3_ERR_DATA, "image_grid_thw asks for %lld patches and pixel_values has %lld",
+                       (long long)patches, (long long)p->n_patches);
     if (tokens != image_tokens)
         return q3_fail(Q3_ERR_DATA, "the pictures make %lld tokens and input_ids has %lld placeholders",
                        (long long)tokens, (long long)image_tokens);
@@ -203,9 +233,11 @@ static int row_images(const arrays *a, const sizes *s, int first, int64_t placeh
     return n;
 }
 
-q3_status q3_unpad(q3_batch *out, q3_arena *mem, const q3_padded *p, int32_t image_id, int32_t video_id, int merge)
+q3_status q3_unpad(q3_batch *out, q3_arena *mem, const q3_padded *p, int32_t image_id, int32_t video_id,
+                   int merge)
 {
     const sizes s = measure_padded(p, image_id, video_id);
+    Q3_TRY(check_ids(p));
     Q3_TRY(check_grids(p, s.image_tokens, merge));
     arrays a;
     Q3_TRY(allocate(&a, mem, &s, 0));
@@ -230,9 +262,10 @@ q3_status q3_unpad(q3_batch *out, q3_arena *mem, const q3_padded *p, int32_t ima
         }
         int n = row_images(&a, &s, image, placeholders, merge);
         int32_t *pos = a.positions + begin;
-        if (q3_positions(pos, pos + s.tokens, pos + 2 * s.tokens, a.ids + begin, at - begin, image_id, video_id,
-                         a.grids + 3 * image, n, merge) < 0)
-            return q3_fail(Q3_ERR_DATA, "row %lld: placeholders and image_grid_thw do not match", (long long)row);
+        if (q3_positions(pos, pos + s.tokens, pos + 2 * s.tokens, a.ids + begin, at - begin, image_id,
+                         video_id, a.grids + 3 * image, n, merge) < 0)
+            return q3_fail(Q3_ERR_DATA, "row %lld: placeholders and image_grid_thw do not match",
+                           (long long)row);
         image += n;
     }
     a.row_begin[p->rows] = at;

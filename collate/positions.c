@@ -18,9 +18,10 @@ int64_t q3_positions(int32_t *time, int32_t *height, int32_t *width, const int32
             return -1;
         const int32_t *g = grids + 3 * used++;
         int rows = g[1] / merge, columns = g[2] / merge;
-        int64_t end = t + (int64_t)g[0] * rows * columns;
-        if (end > n)
+        if (g[0] < 1 || rows < 1 || columns < 1 ||
+            (n - t) / g[0] / rows < columns) // does not fit into the row
             return -1;
+        int64_t end = t + (int64_t)g[0] * rows * columns;
         for (int64_t i = 0; t < end; i++, t++) {
             if (ids[t] != image_token && ids[t] != video_token)
                 return -1;

@@ -1,6 +1,5 @@
 #include "collate/vision_sft.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "collate/chat_template.h"
@@ -18,8 +17,8 @@ static size_t strippable(const unsigned char *s, size_t n)
         return 0;
     unsigned c = (unsigned)(s[0] & 0x0F) << 12 | (unsigned)(s[1] & 0x3F) << 6 | (s[2] & 0x3F);
     bool three = s[0] >> 4 == 0xE;
-    return three && (c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
-                     c == 0x205F || c == 0x3000)
+    return three && (c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
+                     c == 0x202F || c == 0x205F || c == 0x3000)
                ? 3
                : 0;
 }
@@ -55,24 +54,34 @@ static q3_status user_text(q3_text *out, const q3_sample *s)
  * that the tokenizer does not call special (<think>, <tool_call>) are ordinary text of an answer. */
 static q3_status check_literals(const q3_collator *c, const char *field, const char *text)
 {
-    size_t at;
-    for (; text && q3_tokenizer_find_added(c->tokenizer, text, strlen(text), &at); text += at + 1) {
-        char token[64];
-        size_t n = strcspn(text + at, ">") + 1;
-        snprintf(token, sizeof token, "%.*s", (int)(n < 63 ? n : 63), text + at);
-        int32_t id = q3_tokenizer_id(c->tokenizer, token);
-        bool placeholder = id == c->image_id || id == c->video_id;
-        if (placeholder || (!c->lenient && q3_tokenizer_is_special(c->tokenizer, id)))
-            return q3_fail(Q3_ERR_DATA, "the %s contains the control token %s; remove it from the data", field, token);
+    q3_ids ids = { 0 };
+    size_t at, n = text ? strlen(text) : 0;
+    if (!n || !q3_tokenizer_find_added(c->tokenizer, text, n, &at))
+        return Q3_OK;
+    q3_status st = q3_tokenizer_encode(&ids, c->tokenizer, text, n);
+    for (size_t i = 0; st == Q3_OK && i < ids.n; i++) {
+        bool placeholder = ids.ids[i] == c->image_id || ids.ids[i] == c->video_id;
+        if (!placeholder && (c->lenient || !q3_tokenizer_is_special(c->tokenizer, ids.ids[i])))
+            continue;
+        size_t bytes;
+        const char *token = q3_tokenizer_token(&bytes, c->tokenizer, ids.ids[i]);
+        st = q3_fail(Q3_ERR_DATA, "the %s contains the control token %.*s; remove it from the data", field,
+                     (int)(bytes < 64 ? bytes : 64), token);
     }
-    return Q3_OK;
+    q3_ids_free(&ids);
+    return st;
 }
 
-static q3_status render(q3_text *out, const q3_collator *c, const q3_sample *s, const char *user, bool picture,
-                        const char *target)
+static const char *system_of(const q3_collator *c, const q3_sample *s)
+{
+    return s->system ? s->system : c->system_prompt;
+}
+
+static q3_status render(q3_text *out, const q3_collator *c, const q3_sample *s, const char *user,
+                        bool picture, const char *target)
 {
     const q3_part parts[] = { { .kind = Q3_PART_IMAGE }, { .kind = Q3_PART_TEXT, .text = user } };
-    const char *system = s->system ? s->system : c->system_prompt;
+    const char *system = system_of(c, s);
     q3_message m[3];
     int n = 0;
     if (system)
@@ -84,14 +93,17 @@ static q3_status render(q3_text *out, const q3_collator *c, const q3_sample *s, 
 }
 
 /* The placeholder of the picture becomes as many as the picture has tokens. */
-static q3_status expand(int32_t *to, int64_t *n, const q3_ids *from, const q3_collator *c, int64_t image_tokens)
+static q3_status expand(int32_t *to, int64_t *n, const q3_ids *from, const q3_collator *c,
+                        int64_t image_tokens)
 {
     *n = 0;
     for (size_t i = 0; i < from->n; i++) {
         int64_t copies = from->ids[i] == c->image_id ? image_tokens : 1;
         if (from->ids[i] >= c->vocab_size)
-            return q3_fail(Q3_ERR_DATA, "token id %d is beyond the model's vocabulary of %d; do tokenizer and model belong together?",
-                           (int)from->ids[i], (int)c->vocab_size);
+            return q3_fail(
+                Q3_ERR_DATA,
+                "token id %d is beyond the model's vocabulary of %d; do tokenizer and model belong together?",
+                (int)from->ids[i], (int)c->vocab_size);
         for (int64_t k = 0; k < copies; k++, ++*n)
             if (to)
                 to[*n] = from->ids[i];
@@ -140,10 +152,11 @@ static q3_status limit(q3_row *row, const q3_collator *c)
     const char *what = cuts_picture ? "the cut would fall into the picture's tokens"
                        : cuts_all   ? "no supervised token would be left"
                                     : "its answer would be cut";
-    return q3_fail(Q3_ERR_DATA,
-                   "the sample has %lld tokens (prompt %lld) and collator.max_length is %lld: %s; raise max_length, "
-                   "lower data.max_pixels, or set collator.on_overflow",
-                   (long long)row->n, (long long)row->prompt_n, (long long)c->max_length, what);
+    return q3_fail(
+        Q3_ERR_DATA,
+        "the sample has %lld tokens (prompt %lld) and collator.max_length is %lld: %s; raise max_length, "
+        "lower data.max_pixels, or set collator.on_overflow",
+        (long long)row->n, (long long)row->prompt_n, (long long)c->max_length, what);
 }
 
 static q3_status label(q3_row *row, q3_arena *mem, const q3_collator *c)
@@ -160,13 +173,14 @@ static q3_status label(q3_row *row, q3_arena *mem, const q3_collator *c)
     return row->n_supervised ? Q3_OK : q3_fail(Q3_ERR_DATA, "no supervised token is left");
 }
 
-static q3_status make(q3_row *out, q3_arena *mem, const q3_collator *c, const q3_sample *s, const q3_patches *patches,
-                      bool training, q3_text *user, q3_text *text)
+static q3_status make(q3_row *out, q3_arena *mem, const q3_collator *c, const q3_sample *s,
+                      const q3_patches *patches, bool training, q3_text *user, q3_text *text)
 {
     int64_t image_tokens = patches ? q3_image_tokens(patches->grid, &c->vision) : 0;
     int32_t *prompt;
     Q3_TRY(check_literals(c, "query", s->query));
     Q3_TRY(check_literals(c, "caption", s->caption));
+    Q3_TRY(check_literals(c, "system prompt", system_of(c, s)));
     if (training) {
         if (!s->target || (!*s->target && !c->lenient))
             return q3_fail(Q3_ERR_DATA, "the target is empty");
@@ -185,6 +199,8 @@ static q3_status make(q3_row *out, q3_arena *mem, const q3_collator *c, const q3
     text->size = 0;
     Q3_TRY(render(text, c, s, said, patches != NULL, s->target));
     Q3_TRY(tokenize(&out->ids, &out->n, mem, c, text, image_tokens));
+    out->seam =
+        out->n < out->prompt_n || memcmp(out->ids, prompt, (size_t)out->prompt_n * sizeof *prompt) != 0;
     Q3_TRY(limit(out, c));
     return out->skipped ? Q3_OK : label(out, mem, c);
 }
@@ -207,6 +223,8 @@ q3_status q3_collate_row(q3_row *out, q3_arena *mem, const q3_collator *c, const
 {
     q3_image image = { 0 };
     q3_patches patches;
+    if (!q3_sample_has_image(s))
+        return q3_collate_text(out, mem, c, s, NULL, training);
     q3_status st = q3_sample_image(&image, s, &c->image);
     if (st == Q3_OK) {
         st = q3_image_patches(&patches, mem, &image, &c->vision);
@@ -222,14 +240,16 @@ q3_status q3_collate_row(q3_row *out, q3_arena *mem, const q3_collator *c, const
 static q3_status check_id(const char *name, int32_t file, int32_t model)
 {
     if (file < 0)
-        return q3_fail(Q3_ERR_MODEL, "the tokenizer has no token %s; is it the tokenizer of a Qwen3-VL model?", name);
+        return q3_fail(Q3_ERR_MODEL,
+                       "the tokenizer has no token %s; is it the tokenizer of a Qwen3-VL model?", name);
     if (model >= 0 && file != model)
-        return q3_fail(Q3_ERR_MODEL, "%s is token %d in tokenizer.json and %d in config.json", name, (int)file, (int)model);
+        return q3_fail(Q3_ERR_MODEL, "%s is token %d in tokenizer.json and %d in config.json", name,
+                       (int)file, (int)model);
     return Q3_OK;
 }
 
-q3_status q3_collator_init(q3_collator *c, const char *model_dir, const q3_tokenizer *tokenizer, int32_t image_id,
-                           int32_t video_id, int32_t vocab_size)
+q3_status q3_collator_init(q3_collator *c, const char *model_dir, const q3_tokenizer *tokenizer,
+                           int32_t image_id, int32_t video_id, int32_t vocab_size)
 {
     c->tokenizer = tokenizer;
     c->vocab_size = vocab_size;
@@ -245,7 +265,9 @@ q3_status q3_collator_init(q3_collator *c, const char *model_dir, const q3_token
     Q3_TRY(check_id("<|im_end|>", end, -1));
     Q3_TRY(check_id("<|endoftext|>", c->pad_id, -1));
     if (c->pad_id == end)
-        return q3_fail(Q3_ERR_MODEL, "%s: the pad token is <|im_end|>, so the end of an answer could not be trained; set pad_token to <|endoftext|> in tokenizer_config.json",
+        return q3_fail(Q3_ERR_MODEL,
+                       "%s: the pad token is <|im_end|>, so the end of an answer could not be trained; set "
+                       "pad_token to <|endoftext|> in tokenizer_config.json",
                        model_dir);
     return q3_vision_spec_load(&c->vision, model_dir);
 }

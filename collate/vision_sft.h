@@ -3,6 +3,7 @@
  * The user turn is the picture, then the stripped query and, where there is one, "\nCAPTION: <caption>"; the assistant
  * turn is the target. A training row supervises what follows the prompt: the target, <|im_end|> and the newline behind
  * it; everything else, pads and placeholders included, is -100. A prompt row ends with the opened assistant turn.
+ * A sample without a picture becomes a row of text.
  *
  * Errors begin with "Qwen3 collate failed: " and name the sample; class Q3_ERR_DATA.
  */
@@ -23,27 +24,28 @@ typedef struct q3_collator {
     const char *system_prompt; /* NULL: none */
     int64_t max_length;        /* tokens of a training row, 0 for no limit */
     q3_overflow on_overflow;
-    bool lenient;              /* special tokens in texts and empty targets pass, as in the reference collator */
+    bool lenient; /* special tokens in texts and empty targets pass, as in the reference collator */
     int32_t pad_id, image_id, video_id; /* tokens; from the model's files */
-    int32_t vocab_size;        /* ids at or above it would miss the embedding */
+    int32_t vocab_size;                 /* ids at or above it would miss the embedding */
 } q3_collator;
 
 /* One sample as tokens. Arrays live in the arena they were made in. */
 typedef struct q3_row {
-    int32_t *ids;         /* [n] */
-    int32_t *labels;      /* [n]; NULL in a prompt row */
+    int32_t *ids;    /* [n] */
+    int32_t *labels; /* [n]; NULL in a prompt row */
     int64_t n;
     int64_t prompt_n;     /* tokens before the target */
     int64_t n_supervised; /* labels that are not -100 */
     q3_patches patches;   /* n == 0 without a picture */
     bool skipped;         /* left out by on_overflow: skip; nothing else is set */
     bool truncated;       /* the target was cut */
+    bool seam; /* the target's first characters merged with the prompt's last token (a leading newline) */
 } q3_row;
 
 /* Fills the token ids of `c` from the tokenizer's files and the model's ids (pass -1 where the model has none), and
  * checks that they agree. Error: Q3_ERR_MODEL. */
-q3_status q3_collator_init(q3_collator *c, const char *model_dir, const q3_tokenizer *tokenizer, int32_t image_id,
-                           int32_t video_id, int32_t vocab_size);
+q3_status q3_collator_init(q3_collator *c, const char *model_dir, const q3_tokenizer *tokenizer,
+                           int32_t image_id, int32_t video_id, int32_t vocab_size);
 
 /* The row of a sample: for training (with target and labels), or its prompt for generation. */
 q3_status q3_collate_row(q3_row *out, q3_arena *mem, const q3_collator *c, const q3_sample *s, bool training);

@@ -30,7 +30,10 @@ static q3_status run_file(const char *path)
     return data ? Q3_OK : q3_fail(Q3_ERR_MEMORY, "%s: no memory for %zu bytes", path, size);
 }
 
-static int visible(const struct dirent *entry) { return entry->d_name[0] != '.'; }
+static int visible(const struct dirent *entry)
+{
+    return entry->d_name[0] != '.';
+}
 
 static q3_status run_dir(int *n_run, const char *dir)
 {
