@@ -89,19 +89,20 @@ q3_status q3_optimizer_create(q3_optimizer **out, q3_arena *mem, q3_optimizer_ki
     if (params->n)
         memcpy(table, params->table, sizeof *table * (size_t)params->n);
     made.params.table = table;
+    made.params.grads = NULL; // each step brings its own
     *o = made;
     *out = o;
     return Q3_OK;
 }
 
-void q3_optimizer_step(q3_optimizer *o, double lr)
+void q3_optimizer_step(q3_optimizer *o, const float *grads, double lr)
 {
     o->steps++;
     for (int i = 0; i < o->params.n; i++) {
         const q3_param *t = &o->params.table[i];
         const q3_adamw8bit_state *s = &o->moments[i];
         float *p = o->params.values + t->offset;
-        const float *g = o->params.grads + t->offset;
+        const float *g = grads + t->offset;
         if (o->kind == Q3_OPTIMIZER_ADAMW)
             q3_adamw_step(p, g, s->m, s->v, t->n, &o->hyper, lr, o->steps, t->decay);
         else

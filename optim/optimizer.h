@@ -29,14 +29,14 @@ typedef struct q3_optimizer_state {
 
 typedef struct q3_optimizer q3_optimizer;
 
-/* States start at zero. `params` and the hyperparameters are copied; names, values and gradients stay with
- * the caller and must outlive the optimizer. Everything lies in `mem`. A dry arena is only counted: the
+/* States start at zero. `params` and the hyperparameters are copied, but for params->grads, which is not
+ * looked at; names and values stay with the caller and must outlive the optimizer. Everything lies in `mem`. A dry arena is only counted: the
  * optimizer is then NULL. Errors: Q3_ERR_USAGE (a hyperparameter out of range), Q3_ERR_MEMORY. */
 q3_status q3_optimizer_create(q3_optimizer **out, q3_arena *mem, q3_optimizer_kind kind,
                               const q3_params *params, const q3_adamw_hyper *hyper);
 
-/* One update of all parameters with the gradients as they are now. */
-void q3_optimizer_step(q3_optimizer *optimizer, double lr);
+/* One update of all parameters; grads [params->total], laid out as the values. */
+void q3_optimizer_step(q3_optimizer *optimizer, const float *grads, double lr);
 
 /* Updates made so far, the t of bias correction; set it after loading states. */
 int64_t q3_optimizer_steps(const q3_optimizer *optimizer);

@@ -124,7 +124,7 @@ q3_status q3_train_step(q3_step_result *out, q3_trainer *t, q3_loader *loader)
         q3_gradient_scale_cpu(&(q3_gradient_args){ .g = t->params.grads, .n = t->params.total, .factor = (float)(1.0 / (double)supervised) });
     }
     Q3_TRY(q3_clip_gradients(&out->grad_norm, &t->clip, t->config->train.max_grad_norm));
-    q3_optimizer_step(t->optimizer, out->learning_rate);
+    q3_optimizer_step(t->optimizer, t->params.grads, out->learning_rate);
     t->state.step++;
     t->state.epoch = (double)t->state.batch / (double)t->per_epoch;
     t->state.tokens += out->tokens;

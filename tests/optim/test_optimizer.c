@@ -15,7 +15,7 @@ enum { SMALL = 100, LARGE = 4097, TOTAL = SMALL + LARGE };
 
 static const q3_param table[] = { { "small", 0, SMALL, true }, { "large", SMALL, LARGE, false } };
 static float values[TOTAL], grads[TOTAL];
-static const q3_params params = { values, grads, TOTAL, table, 2 };
+static const q3_params params = { .values = values, .total = TOTAL, .table = table, .n = 2 };
 static const q3_adamw_hyper hyper = { .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.1 };
 
 static q3_arena arena;
@@ -46,7 +46,7 @@ static void train(q3_optimizer *o, int from, int to)
 {
     for (int step = from; step <= to; step++) {
         draw((uint32_t)step);
-        q3_optimizer_step(o, 1e-3);
+        q3_optimizer_step(o, grads, 1e-3);
     }
 }
 
@@ -68,7 +68,7 @@ static void adamw_updates_each_tensor_by_its_own_decay(void **state)
         draw((uint32_t)step);
         q3_adamw_step(want, grads, m, v, SMALL, &hyper, 1e-3, step, true);
         q3_adamw_step(want + SMALL, grads + SMALL, m + SMALL, v + SMALL, LARGE, &hyper, 1e-3, step, false);
-        q3_optimizer_step(o, 1e-3);
+        q3_optimizer_step(o, grads, 1e-3);
     }
     assert_memory_equal(values, want, sizeof values);
     assert_int_equal(q3_optimizer_steps(o), 3);
