@@ -99,7 +99,7 @@ char *q3_arena_strdup(q3_arena *arena, const char *text)
 {
     size_t n = strlen(text) + 1;
     char *p = q3_arena_alloc(arena, n);
-    return p ? memcpy(p, text, n) : NULL;
+    return p && !arena->dry ? memcpy(p, text, n) : p;
 }
 
 char *q3_arena_printf(q3_arena *arena, const char *fmt, ...)
@@ -109,7 +109,7 @@ char *q3_arena_printf(q3_arena *arena, const char *fmt, ...)
     va_copy(again, ap);
     int n = vsnprintf(NULL, 0, fmt, ap);
     char *p = q3_arena_alloc(arena, (size_t)n + 1);
-    if (p)
+    if (p && !arena->dry)
         vsnprintf(p, (size_t)n + 1, fmt, again);
     va_end(again);
     va_end(ap);

@@ -1,0 +1,15 @@
+/* train/loop.h - a run from its config to its last file: plan, evaluate, train, save, evaluate, report.
+ *
+ * Order at a step, as in transformers' Trainer: log, evaluate, save. The first SIGINT or SIGTERM lets the step finish and
+ * saves a checkpoint (Q3_ERR_INTERRUPTED, Q3_ERR_TERMINATED); a second one ends the process at once.
+ */
+#ifndef Q3_TRAIN_LOOP_H
+#define Q3_TRAIN_LOOP_H
+
+#include "train/run_dir.h"
+#include "train/trainer.h"
+
+/* Runs the config (checked before). Errors begin with "Qwen3-VL SFT failed: ", those of Q3_ERR_USAGE apart. */
+q3_status q3_train(q3_config *config, const q3_run_options *options);
+
+#endif
