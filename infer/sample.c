@@ -2,15 +2,15 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "core/arena.h"
 #include "core/rng.h"
 
-static void penalize(float *logits, int64_t vocab, const int32_t *seen, int64_t n, float penalty)
+/* Once per distinct token; `done` has a bit for each. */
+static void penalize(float *logits, int64_t vocab, const int32_t *seen, int64_t n, float penalty,
+                     unsigned char *done)
 {
-    // Once per distinct token: a token is done when it occurs earlier. Marking needs a bit per token.
-    unsigned char *done = q3_calloc((size_t)(vocab + 7) / 8, 1);
-    Q3_CHECK(done, "%s", q3_error());
+    memset(done, 0, (size_t)(vocab + 7) / 8);
     for (int64_t i = 0; i < n; i++) {
         int32_t id = seen[i];
         if (id < 0 || id >= vocab || (done[id / 8] >> (id % 8) & 1))
@@ -18,23 +18,6 @@ static void penalize(float *logits, int64_t vocab, const int32_t *seen, int64_t 
         done[id / 8] |= (unsigned char)(1u << (id % 8));
         logits[id] = logits[id] < 0 ? logits[id] * penalty : logits[id] / penalty;
     }
-    q3_free(done);
-}
-
-static int descending(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x < y) - (x > y);
-}
-
-static float *sorted(const float *logits, int64_t n)
-{
-    float *s = q3_malloc((size_t)n * sizeof *s);
-    Q3_CHECK(s, "%s", q3_error());
-    for (int64_t i = 0; i < n; i++)
-        s[i] = logits[i];
-    qsort(s, (size_t)n, sizeof *s, descending);
-    return s;
 }
 
 static void keep_at_least(float *logits, int64_t n, float least)
@@ -44,44 +27,95 @@ static void keep_at_least(float *logits, int64_t n, float least)
             logits[i] = -INFINITY;
 }
 
-static void keep_top_k(float *logits, int64_t n, int k)
+/* Copies what is not dropped yet. */
+static int64_t candidates(float *out, const float *logits, int64_t n)
 {
-    if (k >= n)
-        return;
-    float *s = sorted(logits, n);
-    keep_at_least(logits, n, s[k - 1]);
-    q3_free(s);
+    int64_t kept = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (logits[i] > -INFINITY)
+            out[kept++] = logits[i];
+    return kept;
+}
+
+static void swap(float *a, float *b)
+{
+    float t = *a;
+    *a = *b;
+    *b = t;
+}
+
+/* The k-th largest of n values, k from 1; they are moved about (Hoare 1961, "Find"). */
+static float kth_largest(float *x, int64_t n, int64_t k)
+{
+    int64_t lo = 0, hi = n - 1;
+    while (lo < hi) {
+        float pivot = x[lo + (hi - lo) / 2];
+        int64_t i = lo, j = hi;
+        while (i <= j) {
+            while (x[i] > pivot)
+                i++;
+            while (x[j] < pivot)
+                j--;
+            if (i <= j)
+                swap(&x[i++], &x[j--]);
+        }
+        if (k - 1 <= j)
+            hi = j;
+        else if (k - 1 >= i)
+            lo = i;
+        else
+            break;
+    }
+    return x[k - 1];
+}
+
+static void keep_top_k(float *logits, int64_t n, int k, float *scratch)
+{
+    int64_t kept = candidates(scratch, logits, n);
+    if (k < kept)
+        keep_at_least(logits, n, kth_largest(scratch, kept, k));
+}
+
+static int descending(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
 }
 
 /* Drops from the least likely upwards while what is dropped weighs at most 1 - p; one token always stays. */
-static void keep_top_p(float *logits, int64_t n, float p)
+static void keep_top_p(float *logits, int64_t n, float p, float *s)
 {
-    float *s = sorted(logits, n);
+    int64_t kept = candidates(s, logits, n);
+    if (!kept)
+        return;
+    qsort(s, (size_t)kept, sizeof *s, descending);
     double total = 0, dropped = 0;
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < kept; i++)
         total += exp((double)s[i] - s[0]);
-    int64_t kept = n;
     while (kept > 1 && (dropped += exp((double)s[kept - 1] - s[0])) <= (1.0 - (double)p) * total)
         kept--;
     keep_at_least(logits, n, s[kept - 1]);
-    q3_free(s);
 }
 
-static bool greedy(const q3_sampling *s) { return !s->do_sample || s->temperature == 0; }
+static bool greedy(const q3_sampling *s)
+{
+    return !s->do_sample || s->temperature == 0;
+}
 
-void q3_sample_filter(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen, const q3_sampling *s)
+void q3_sample_filter(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen, const q3_sampling *s,
+                      float *scratch)
 {
     if (s->repetition_penalty != 1)
-        penalize(logits, vocab, seen, n_seen, s->repetition_penalty);
+        penalize(logits, vocab, seen, n_seen, s->repetition_penalty, (unsigned char *)scratch);
     if (greedy(s))
         return;
     if (s->temperature != 1)
         for (int64_t i = 0; i < vocab; i++)
             logits[i] /= s->temperature;
     if (s->top_k > 0)
-        keep_top_k(logits, vocab, s->top_k);
+        keep_top_k(logits, vocab, s->top_k, scratch);
     if (s->top_p < 1)
-        keep_top_p(logits, vocab, s->top_p);
+        keep_top_p(logits, vocab, s->top_p, scratch);
 }
 
 static int32_t likeliest(const float *logits, int64_t n)
@@ -93,10 +127,10 @@ static int32_t likeliest(const float *logits, int64_t n)
     return (int32_t)best;
 }
 
-int32_t q3_sample_next(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen, const q3_sampling *s,
-                       uint32_t request, uint32_t position)
+int32_t q3_sample_next(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen,
+                       const q3_sampling *s, uint32_t request, uint32_t position, float *scratch)
 {
-    q3_sample_filter(logits, vocab, seen, n_seen, s);
+    q3_sample_filter(logits, vocab, seen, n_seen, s, scratch);
     int32_t best = likeliest(logits, vocab);
     if (greedy(s))
         return best;
