@@ -12,9 +12,18 @@
 
 static pthread_mutex_t parsing = PTHREAD_MUTEX_INITIALIZER; // cJSON keeps its last error in a global
 
+static _Thread_local bool exhausted; // cJSON does not tell running out of memory from bad JSON
+
+static void *json_malloc(size_t bytes)
+{
+    void *p = q3_malloc(bytes);
+    exhausted = exhausted || !p;
+    return p;
+}
+
 static void install_heap(void)
 {
-    cJSON_Hooks hooks = { q3_malloc, q3_free };
+    cJSON_Hooks hooks = { json_malloc, q3_free };
     cJSON_InitHooks(&hooks);
 }
 
@@ -62,9 +71,12 @@ q3_status q3_json_parse(q3_json *out, const char *text, size_t size, const char 
     if (!q3_utf8_valid(text, size, &bad))
         return fail_at(name, text, bad, first_line, "not valid UTF-8");
     const char *end = NULL;
+    exhausted = false;
     pthread_mutex_lock(&parsing);
     out->root = cJSON_ParseWithLengthOpts(text, size, &end, false);
     pthread_mutex_unlock(&parsing);
+    if (!out->root && exhausted)
+        return q3_wrap(Q3_ERR_MEMORY, "%s", name);
     if (!out->root)
         return fail_at(name, text, end ? (size_t)(end - text) : size, first_line,
                        end && (size_t)(end - text) < size ? "not valid JSON here" : "the JSON text ends too early");
