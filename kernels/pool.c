@@ -126,6 +126,9 @@ void q3_parallel(int64_t n, int64_t grain, q3_job *job, void *arg)
     inside = true;
     run_part(0);
     inside = false;
-    while (atomic_load_explicit(&pool.running, memory_order_acquire) > 0)
-        relax();
+    for (int i = 0; atomic_load_explicit(&pool.running, memory_order_acquire) > 0; i++)
+        if (i < SPINS)
+            relax();
+        else
+            sched_yield(); // a worker was put aside: let it have this processor
 }
