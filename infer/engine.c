@@ -148,7 +148,8 @@ static bool all_finite(const float *x, int64_t n)
     return !infinite;
 }
 
-/* One pass of the network: logits [n, V] of the tokens in `want`, or of all the batch's. They are the step's. */
+/* One pass of the network: logits [n, V] of the tokens in `want`, or of all the batch's. They are the
+ * step's. */
 static q3_status run(float **logits, q3_engine *e, const q3_batch *b, const int32_t *slots,
                      const q3_segment *segments, const int32_t *want, int64_t n)
 {

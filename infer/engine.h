@@ -1,12 +1,13 @@
 /* infer/engine.h - batched generation with a key/value cache of its own.
  *
- * Prompts come as a packed batch. q3_engine_begin runs them whole, once, and keeps their keys and values; each further
- * pass feeds only new tokens, of the rows that need some: no padding anywhere, and a row that met an end token costs
- * nothing more. What is written behind a prompt is overwritten by the next call, so one begin serves any number of
- * q3_score and q3_generate.
+ * Prompts come as a packed batch. q3_engine_begin runs them whole, once, and keeps their keys and values;
+ * each further pass feeds only new tokens, of the rows that need some: no padding anywhere, and a row that
+ * met an end token costs nothing more. What is written behind a prompt is overwritten by the next call, so
+ * one begin serves any number of q3_score and q3_generate.
  *
- * Memory: per token and layer 2 K D floats, for each prompt and `room` tokens behind it; the logits behind the prompts
- * [B, V]; the context's step arena for one pass at a time. The cache is reserved for the largest batch seen so far.
+ * Memory: per token and layer 2 K D floats, for each prompt and `room` tokens behind it; the logits behind
+ * the prompts [B, V]; the context's step arena for one pass at a time. The cache is reserved for the
+ * largest batch seen so far.
  */
 #ifndef Q3_INFER_ENGINE_H
 #define Q3_INFER_ENGINE_H
@@ -36,9 +37,9 @@ typedef struct q3_engine {
 void q3_engine_create(q3_engine *out, const q3_model *model, q3_ctx *ctx);
 void q3_engine_destroy(q3_engine *e);
 
-/* Runs the prompts and keeps their keys and values, with room for `room` tokens behind each. The batch is not needed
- * any more when this returns; each of its rows has at least one token. Errors: Q3_ERR_MEMORY, Q3_ERR_LIMIT (2^31
- * tokens), Q3_ERR_FAIL (logits not finite). */
+/* Runs the prompts and keeps their keys and values, with room for `room` tokens behind each. The batch is
+ * not needed any more when this returns; each of its rows has at least one token. Errors: Q3_ERR_MEMORY,
+ * Q3_ERR_LIMIT (2^31 tokens), Q3_ERR_FAIL (logits not finite). */
 q3_status q3_engine_begin(q3_engine *e, const q3_batch *prompts, int64_t room);
 
 typedef struct q3_answer_ids {
@@ -55,7 +56,8 @@ typedef struct q3_generate_options {
     uint32_t first_request; /* number of the first row, for the random draws */
 } q3_generate_options;
 
-/* Continues every prompt of q3_engine_begin: out[B]. Errors: Q3_ERR_MEMORY, Q3_ERR_FAIL (logits not finite). */
+/* Continues every prompt of q3_engine_begin: out[B]. Errors: Q3_ERR_MEMORY, Q3_ERR_FAIL (logits not
+ * finite). */
 q3_status q3_generate(q3_answer_ids *out, q3_engine *e, const q3_generate_options *options);
 
 /* A continuation to be weighed: these ids, and behind them any one of `any` (n_any 0: the ids alone). */
@@ -66,8 +68,8 @@ typedef struct q3_choice {
     int64_t n_any;
 } q3_choice;
 
-/* log p(choice | prompt) for every prompt of q3_engine_begin: out[B, n_choices]. What all choices begin with is run
- * once. Errors: Q3_ERR_MEMORY, Q3_ERR_FAIL (logits not finite). */
+/* log p(choice | prompt) for every prompt of q3_engine_begin: out[B, n_choices]. What all choices begin
+ * with is run once. Errors: Q3_ERR_MEMORY, Q3_ERR_FAIL (logits not finite). */
 q3_status q3_score(double *out, q3_engine *e, const q3_choice *choices, int n_choices);
 
 #endif

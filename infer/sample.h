@@ -18,12 +18,14 @@ typedef struct q3_sampling {
     uint64_t seed;
 } q3_sampling;
 
-/* Applies the chain to logits [V] in place (what is dropped becomes -INFINITY); `seen` are prompt and output ids, each
- * of which counts once. Greedy settings stop behind the repetition penalty. scratch [V] is overwritten. */
+/* Applies the chain to logits [V] in place (what is dropped becomes -INFINITY); `seen` are prompt and
+ * output ids, each of which counts once. Greedy settings stop behind the repetition penalty. scratch [V]
+ * is overwritten. */
 void q3_sample_filter(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen, const q3_sampling *s,
                       float *scratch);
 
-/* The next token of request `request` at output position `position`. logits and scratch, both [V], are changed. */
+/* The next token of request `request` at output position `position`. logits and scratch, both [V], are
+ * changed. */
 int32_t q3_sample_next(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen,
                        const q3_sampling *s, uint32_t request, uint32_t position, float *scratch);
 

@@ -418,7 +418,8 @@ static void a_full_step_arena_is_an_error_and_the_engine_goes_on(void **state)
     assert_tokens(&out[2], t->tokens + 2 * TOKENS, TOKENS);
 }
 
-/* Every request before the network runs: the arena, two lists of slabs, the slabs with their headers, six arrays. */
+/* Every request before the network runs: the arena, two lists of slabs, the slabs with their headers, six
+ * arrays. */
 static void each_failing_allocation_of_the_cache_is_an_error(void **state)
 {
     (void)state;
