@@ -226,10 +226,10 @@ static void checkpoint_forward(q3_ctx *ctx, q3_node *n)
 {
     const checkpoint_block *c = (const void *)n->attr.weights;
     size_t data = q3_arena_mark(ctx->data), meta = q3_arena_mark(&ctx->meta);
-    bool recording = ctx->recording;
-    ctx->recording = false;
-    q3_tensor *y = c->block(ctx, c->arg, n->in[0]);
-    ctx->recording = recording;
+    q3_node *outer = ctx->last;
+    q3_tensor *y = c->block(ctx, c->arg, n->in[0]); // recorded only to learn whether anything in it is trained
+    ctx->last = outer;
+    n->out->needs_grad = y->needs_grad;
     Q3_CALL(ctx, q3_add_forward, (&(q3_add_args){ q3_f32(n->out), NULL, q3_f32(y), q3_numel(y) }));
     q3_arena_rewind(ctx->data, data);
     q3_arena_rewind(&ctx->meta, meta);
@@ -275,7 +275,6 @@ q3_tensor *q3_checkpoint(q3_ctx *ctx, q3_block *block, const void *arg, q3_tenso
     n->op = &checkpoint_op;
     n->in[0] = x;
     n->out = q3_like(ctx, x);
-    n->out->needs_grad = true; // parameters inside the block may be trained even where x is not
     n->attr.weights = (const void *)c;
     return q3_record(ctx, n);
 }
