@@ -166,7 +166,7 @@ static void output_positions(tracer *t)
 static void output_gradients(tracer *t)
 {
     static const char peft[] = "base_model.model.";
-    for (int i = 0; i < t->trainable.n_slots; i++) {
+    for (int i = 0; t->grads && i < t->trainable.n_slots; i++) {
         const q3_trainable_slot *s = &t->trainable.slots[i];
         const char *name = strncmp(s->name, peft, sizeof peft - 1) == 0 ? s->name + sizeof peft - 1 : s->name;
         char full[300];
