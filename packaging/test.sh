@@ -1,22 +1,23 @@
 #!/bin/sh
-# Builds the program twice, plain and under AddressSanitizer + UndefinedBehaviorSanitizer, and passes the tests of both.
+# Builds the program twice, under AddressSanitizer and UndefinedBehaviorSanitizer and plain, and passes the tests of both.
 # usage: sh packaging/test.sh
 . "$(dirname "$0")/setup.sh"
 # shellcheck disable=SC2086
-q3_install $q3_packages $q3_test_packages
+q3_install $q3_libraries cmocka:libcmocka-dev git:git
 
 werror=OFF
-[ -n "${CI:-}" ] && werror=ON
-build() { # directory, further options of cmake
-    dir=$1
-    shift
-    cmake -S . -B "$dir" -DQ3_WERROR=$werror "$@" >/dev/null
-    cmake --build "$dir" -j "$jobs" -- --no-print-directory >/dev/null
+if [ -n "${CI:-}" ]; then
+    werror=ON
+fi
+targets=
+run_tests() { # directory
+    (cd "$1" && ctest -L cpu -j "$jobs" --output-on-failure --no-tests=error)
 }
 
-echo "== with sanitizers"
-build build-sanitize -DQ3_SANITIZE=address,undefined
-(cd build-sanitize && ctest -L cpu -j "$jobs" --output-on-failure --no-tests=error)
-echo "== plain"
-build build-test
-(cd build-test && ctest -L cpu -j "$jobs" --output-on-failure --no-tests=error)
+echo "building build-sanitize"
+q3_build build-sanitize -DQ3_WERROR=$werror -DQ3_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Sanitize \
+    -DCMAKE_C_FLAGS_SANITIZE="-O1 -g1"
+run_tests build-sanitize
+echo "building build-test"
+q3_build build-test -DQ3_WERROR=$werror -DCMAKE_BUILD_TYPE=Release
+run_tests build-test
