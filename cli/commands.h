@@ -49,6 +49,8 @@ typedef struct q3_command {
 
 /* X(name): in the order of the program's help. */
 #define Q3_COMMANDS(X)                                                                                       \
+    X(train)                                                                                                 \
+    X(eval)                                                                                                  \
     X(config)                                                                                                \
     X(version)                                                                                               \
     X(help)

@@ -54,6 +54,13 @@ static q3_status open_trainable(q3_trainer *t)
     return Q3_OK;
 }
 
+/* To evaluate: the adapter as its file describes it, or none. */
+static q3_status open_adapter(q3_trainer *t)
+{
+    const char *dir = t->config->lora.init_adapter;
+    return dir ? q3_lora_load(&t->trainable, &t->lora, &t->model, &t->run, dir) : Q3_OK;
+}
+
 static void count_trainable(q3_trainer *t)
 {
     for (int i = 0; i < t->trainable.n_slots; i++) {
@@ -167,15 +174,19 @@ static q3_status open_optimizer(q3_trainer *t)
     return q3_optimizer_create(&t->optimizer, &t->run, (q3_optimizer_kind)c->optim, &t->params, &hyper);
 }
 
-static q3_status open_all(q3_trainer *t)
+static q3_status open_ground(q3_trainer *t)
 {
     Q3_TRY(q3_arena_create(&t->run, "run arena", RUN_BYTES));
     Q3_TRY(q3_arena_create(&t->step, "step arena", STEP_BYTES));
     Q3_TRY(q3_ctx_create(&t->ctx, &t->step));
     t->ctx.seed = (uint64_t)t->config->train.seed;
+    return t->config->model.path ? Q3_OK : q3_fail(Q3_ERR_USAGE, "model.path is not set: which model?");
+}
+
+static q3_status open_all(q3_trainer *t)
+{
+    Q3_TRY(open_ground(t));
     t->forward.training = true;
-    if (!t->config->model.path)
-        return q3_fail(Q3_ERR_USAGE, "model.path is not set: which model shall be trained?");
     Q3_TRY(open_data(t)); // cheap checks first
     Q3_TRY(open_model(t));
     Q3_TRY(open_collator(t));
@@ -185,15 +196,31 @@ static q3_status open_all(q3_trainer *t)
     return open_optimizer(t);
 }
 
-q3_status q3_trainer_open(q3_trainer *out, q3_config *config)
+static q3_status open_for_eval(q3_trainer *t)
+{
+    Q3_TRY(open_ground(t));
+    if (t->config->data.eval)
+        Q3_TRY(open_eval(t));
+    else
+        Q3_TRY(open_data(t));
+    Q3_TRY(open_model(t));
+    Q3_TRY(open_collator(t));
+    return open_adapter(t);
+}
+
+static q3_status open_with(q3_trainer *out, q3_config *config, q3_status (*open)(q3_trainer *))
 {
     *out = (q3_trainer){ .config = config };
     q3_state_init(&out->state);
-    q3_status st = open_all(out);
+    q3_status st = open(out);
     if (st != Q3_OK)
         q3_trainer_close(out);
     return st;
 }
+
+q3_status q3_trainer_open(q3_trainer *out, q3_config *config) { return open_with(out, config, open_all); }
+
+q3_status q3_trainer_open_eval(q3_trainer *out, q3_config *config) { return open_with(out, config, open_for_eval); }
 
 void q3_trainer_close(q3_trainer *t)
 {

@@ -60,6 +60,9 @@ typedef struct q3_trainer {
 
 /* Loads everything the config names and checks it against each other. On failure everything is released. */
 q3_status q3_trainer_open(q3_trainer *out, q3_config *config);
+/* The same without what training needs: model, adapter (lora.init_adapter, as its own file describes it), collator and
+ * evaluation data. */
+q3_status q3_trainer_open_eval(q3_trainer *out, q3_config *config);
 void q3_trainer_close(q3_trainer *t);
 
 /* Picks gradient checkpointing by dry runs over the largest batch, and refuses what does not fit. */

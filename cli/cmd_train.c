@@ -1,0 +1,43 @@
+/* train: fine-tune a model as a config says. */
+#include "cli/options.h"
+#include "train/loop.h"
+
+static const q3_option options[] = {
+    { .name = "resume",
+      .kind = Q3_OPTION_OPTIONAL,
+      .value = "auto|DIR",
+      .bare = "auto",
+      .help = "continue from a checkpoint; auto: the newest one, if any" },
+    { .name = "output-dir", .kind = Q3_OPTION_VALUE, .value = "DIR", .key = "train.output_dir", .help = "directory of the run" },
+    { .name = "overwrite", .kind = Q3_OPTION_FLAG, .help = "replace a run that is there" },
+};
+
+static q3_status run(const q3_options *o)
+{
+    q3_config config;
+    const char *file;
+    Q3_TRY(q3_options_need(&file, o, "config"));
+    Q3_TRY(q3_options_start(o));
+    Q3_TRY(q3_options_config(&config, o));
+    const q3_run_options run_options = { .resume = q3_options_get(o, "resume"),
+                                         .overwrite = q3_options_given(o, "overwrite"),
+                                         .named = q3_options_given(o, "output-dir") };
+    q3_status st;
+    if (run_options.resume && run_options.overwrite)
+        st = q3_fail(Q3_ERR_USAGE, "--resume and --overwrite exclude each other");
+    else
+        st = q3_train(&config, &run_options);
+    q3_config_free(&config);
+    return st;
+}
+
+const q3_command q3_command_train = {
+    .name = "train",
+    .summary = "fine-tune a model as a config says",
+    .usage = "--config FILE [key.sub=value ...]",
+    .example = "train --config configs/sarcasm.json train.seed=7 --output-dir runs/seed-7",
+    .options = options,
+    .n_options = sizeof options / sizeof *options,
+    .groups = Q3_COMMAND_CONFIG | Q3_COMMAND_ENGINE,
+    .run = run,
+};

@@ -1,0 +1,34 @@
+/* train/finish.h - what frames a training: the generation evaluations before and after it, the files it leaves, and the
+ * report.
+ *
+ * After training the output directory holds the adapter (or model/), tokenizer and processor files, config.json,
+ * metrics.jsonl, eval/ with both evaluations, report.html, and, written last, training_meta.json: a run with that file is
+ * finished.
+ */
+#ifndef Q3_TRAIN_FINISH_H
+#define Q3_TRAIN_FINISH_H
+
+#include "eval/generation.h"
+#include "train/trainer.h"
+
+typedef struct q3_finish {
+    q3_trainer *t; /* borrowed */
+    q3_engine engine;
+    bool has_pre, has_post;
+    q3_evaluation pre, post;
+    double start; /* q3_seconds() when the process began to train */
+} q3_finish;
+
+/* How the config wants answers to be generated. */
+q3_generation_options q3_generation_options_of(const q3_trainer *t);
+
+q3_status q3_finish_create(q3_finish *out, q3_trainer *t);
+void q3_finish_destroy(q3_finish *f);
+
+/* The evaluation before training: made, or read back when the run resumes and it is there. */
+q3_status q3_finish_before(q3_finish *f);
+
+/* Best weights, evaluation after training, all files. */
+q3_status q3_finish_after(q3_finish *f);
+
+#endif
