@@ -8,14 +8,6 @@
 
 enum { MAX_THREADS = 64, SENTENCE = 1024 };
 
-/* Addresses reserved per sample of a slot, not memory: the picture as patches of the row and of the batch (areas after
- * rounding stay below twice the bound plus 64 Ki pixels), and texts of a few million tokens. */
-static size_t sample_bytes(const q3_vision_spec *v)
-{
-    size_t pixels = 2 * (size_t)v->max_pixels + ((size_t)1 << 16);
-    return 2 * pixels * 3 * (size_t)v->tpatch * sizeof(float) + ((size_t)1 << 27);
-}
-
 typedef struct slot {
     q3_arena mem;
     q3_loaded loaded;
@@ -127,7 +119,7 @@ static q3_status create_slots(q3_loader *l, int n_slots)
     for (; l->n_slots < n_slots; l->n_slots++) {
         slot *s = &l->slots[l->n_slots];
         s->number = -1;
-        Q3_TRY(q3_arena_create(&s->mem, "batch", n * sample_bytes(&l->source.collator->vision)));
+        Q3_TRY(q3_arena_create(&s->mem, "batch", 2 * n * q3_collate_bytes(l->source.collator)));
         s->samples = q3_calloc(n, sizeof *s->samples);
         s->rows = q3_calloc(n, sizeof *s->rows);
         s->order = q3_calloc(n, sizeof *s->order);

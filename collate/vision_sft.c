@@ -237,6 +237,14 @@ q3_status q3_collate_row(q3_row *out, q3_arena *mem, const q3_collator *c, const
     return q3_collate_text(out, mem, c, s, &patches, training);
 }
 
+size_t q3_collate_bytes(const q3_collator *c)
+{
+    const size_t text = (size_t)1 << 26; // 16 bytes a token: four million tokens
+    // q3_smart_resize: rounding leaves the area below twice the bound and 64 Ki pixels, at any aspect ratio up to 200
+    size_t pixels = 2 * (size_t)c->vision.max_pixels + ((size_t)1 << 16);
+    return text + pixels * 3 * (size_t)c->vision.tpatch * sizeof(float);
+}
+
 static q3_status check_id(const char *name, int32_t file, int32_t model)
 {
     if (file < 0)

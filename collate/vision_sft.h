@@ -47,6 +47,9 @@ typedef struct q3_row {
 q3_status q3_collator_init(q3_collator *c, const char *model_dir, const q3_tokenizer *tokenizer,
                            int32_t image_id, int32_t video_id, int32_t vocab_size);
 
+/* Size of an arena that holds any row (addresses, of which few are touched); a batch of it is as large again. */
+size_t q3_collate_bytes(const q3_collator *c);
+
 /* The row of a sample: for training (with target and labels), or its prompt for generation. */
 q3_status q3_collate_row(q3_row *out, q3_arena *mem, const q3_collator *c, const q3_sample *s, bool training);
 
