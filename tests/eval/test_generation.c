@@ -11,7 +11,6 @@
 
 #include "core/file.h"
 #include "eval/generation.h"
-#include "kernels/pool.h"
 #include "model/weights.h"
 
 enum { SAMPLES = 7, TOKENS = 24 };
@@ -35,7 +34,6 @@ static int setup(void **state)
 {
     (void)state;
     const q3_load_options options = { 0 };
-    q3_pool_start(2);
     assert_int_equal(q3_dir_create(getenv("Q3_TEST_DIR")), Q3_OK);
     assert_int_equal(q3_arena_create(&run, "run arena", (size_t)64 << 20), Q3_OK);
     assert_int_equal(q3_arena_create(&step, "step arena", (size_t)256 << 20), Q3_OK);
@@ -63,7 +61,6 @@ static int teardown(void **state)
     q3_ctx_destroy(&ctx);
     q3_arena_destroy(&step);
     q3_arena_destroy(&run);
-    q3_pool_stop();
     return 0;
 }
 

@@ -10,7 +10,6 @@
 #include "collate/pack.h"
 #include "core/safetensors.h"
 #include "infer/engine.h"
-#include "kernels/pool.h"
 #include "model/weights.h"
 
 enum { ROWS = 3, LENGTH = 31, TOKENS = 24, ROOM = 24, MODELS = 2 };
@@ -103,7 +102,6 @@ static q3_batch prompts_of(bed *t, int first, int n, const int32_t *ids, int64_t
 static int setup(void **state)
 {
     (void)state;
-    q3_pool_start(2);
     for (int i = 0; i < MODELS; i++) {
         bed *t = &beds[i];
         const q3_load_options options = { 0 };
@@ -132,7 +130,6 @@ static int teardown(void **state)
         q3_arena_destroy(&t->step);
         q3_arena_destroy(&t->run);
     }
-    q3_pool_stop();
     return 0;
 }
 
