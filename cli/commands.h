@@ -51,6 +51,9 @@ typedef struct q3_command {
 #define Q3_COMMANDS(X)                                                                                       \
     X(train)                                                                                                 \
     X(eval)                                                                                                  \
+    X(tokenize)                                                                                              \
+    X(trace)                                                                                                 \
+    X(quantize)                                                                                              \
     X(config)                                                                                                \
     X(version)                                                                                               \
     X(help)
