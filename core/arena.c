@@ -48,14 +48,13 @@ q3_status q3_arena_create(q3_arena *out, const char *name, size_t limit)
         return q3_fail(Q3_ERR_MEMORY, "%s: cannot reserve %s of address space", name, q3_bytes(limit));
     out->base = p;
     out->limit = limit;
-    ASAN_POISON_MEMORY_REGION(p, limit);
-    return Q3_OK;
+    return Q3_OK; // not poisoned here: the shadow of the whole range would be memory in use
 }
 
 void q3_arena_destroy(q3_arena *arena)
 {
     if (arena->base) {
-        ASAN_UNPOISON_MEMORY_REGION(arena->base, arena->limit);
+        ASAN_UNPOISON_MEMORY_REGION(arena->base, arena->peak < arena->limit ? arena->peak : arena->limit);
         munmap(arena->base, arena->limit);
     }
     *arena = (q3_arena){ 0 };
@@ -86,6 +85,7 @@ void *q3_arena_alloc(q3_arena *arena, size_t bytes)
     if (arena->used > arena->peak)
         arena->peak = arena->used;
     ASAN_UNPOISON_MEMORY_REGION(p, bytes);
+    ASAN_POISON_MEMORY_REGION(p + bytes, block_bytes(bytes) - bytes);
     return p;
 }
 
