@@ -29,8 +29,14 @@ static void q3_cross_entropy_spread_reference(const q3_cross_entropy_spread_args
         a->dx[i] = (float)((a->beta != 0 ? (double)a->beta * a->dx[i] : 0) + (double)*a->seed * a->saved[i]);
 }
 
-void q3_cross_entropy_rows_cpu(const q3_cross_entropy_args *a) { Q3_DISPATCH(q3_cross_entropy_rows, a); }
-void q3_cross_entropy_spread_cpu(const q3_cross_entropy_spread_args *a) { Q3_DISPATCH(q3_cross_entropy_spread, a); }
+void q3_cross_entropy_rows_cpu(const q3_cross_entropy_args *a)
+{
+    Q3_DISPATCH(q3_cross_entropy_rows, a);
+}
+void q3_cross_entropy_spread_cpu(const q3_cross_entropy_spread_args *a)
+{
+    Q3_DISPATCH(q3_cross_entropy_spread, a);
+}
 
 void q3_cross_entropy_total_cpu(const q3_cross_entropy_total_args *a)
 {

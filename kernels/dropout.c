@@ -13,4 +13,7 @@ static void q3_dropout_forward_reference(const q3_dropout_args *a)
     }
 }
 
-void q3_dropout_forward_cpu(const q3_dropout_args *a) { Q3_DISPATCH(q3_dropout_forward, a); }
+void q3_dropout_forward_cpu(const q3_dropout_args *a)
+{
+    Q3_DISPATCH(q3_dropout_forward, a);
+}

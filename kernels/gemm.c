@@ -37,7 +37,10 @@ void q3_weight_row(float *out, const q3_weight *w, int64_t row, int64_t cols, in
         out[i] = element(w, row * cols + begin + i);
 }
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
 
 static void finish(float *y, double sum, float bias, float alpha, float beta)
 {
@@ -105,9 +108,18 @@ static void tn_rows(void *arg, int64_t begin, int64_t end, int thread)
         }
 }
 
-static void q3_gemm_nt_reference(const q3_gemm_nt_args *a) { q3_parallel(a->M, ROWS, nt_rows, (void *)(uintptr_t)a); }
-static void q3_gemm_nn_reference(const q3_gemm_nn_args *a) { q3_parallel(a->M, ROWS, nn_rows, (void *)(uintptr_t)a); }
-static void q3_gemm_tn_reference(const q3_gemm_tn_args *a) { q3_parallel(a->N, ROWS, tn_rows, (void *)(uintptr_t)a); }
+static void q3_gemm_nt_reference(const q3_gemm_nt_args *a)
+{
+    q3_parallel(a->M, ROWS, nt_rows, (void *)(uintptr_t)a);
+}
+static void q3_gemm_nn_reference(const q3_gemm_nn_args *a)
+{
+    q3_parallel(a->M, ROWS, nn_rows, (void *)(uintptr_t)a);
+}
+static void q3_gemm_tn_reference(const q3_gemm_tn_args *a)
+{
+    q3_parallel(a->N, ROWS, tn_rows, (void *)(uintptr_t)a);
+}
 
 void q3_gemm_nt_cpu(const q3_gemm_nt_args *a)
 {

@@ -15,16 +15,26 @@ enum { UP = 6, STRIP = 8 };
 #endif
 enum {
     ACROSS = 2 * Q3_VEC,
-    ROW_STRIDE = Q3_GEMM_TERMS + 16, // not a power of two: the rows of a strip must not compete for cache lines
-    GRAIN = 200000,                  // multiplications that are worth a thread
-    TOGETHER = 8,                    // rows of W whose scalar products are formed at once
+    ROW_STRIDE =
+        Q3_GEMM_TERMS + 16, // not a power of two: the rows of a strip must not compete for cache lines
+    GRAIN = 200000,         // multiplications that are worth a thread
+    TOGETHER = 8,           // rows of W whose scalar products are formed at once
 };
 
 #define INLINE static inline __attribute__((always_inline))
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
-static int64_t round_up(int64_t n, int64_t to) { return parts(n, to) * to; }
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+static int64_t parts(int64_t n, int64_t size)
+{
+    return (n + size - 1) / size;
+}
+static int64_t round_up(int64_t n, int64_t to)
+{
+    return parts(n, to) * to;
+}
 
 /* Blocks of the sum: of equal length, a multiple of four where possible, and a function of K alone. */
 static int64_t block_terms(int64_t K)
@@ -52,47 +62,91 @@ static void from_f16(float *out, const uint16_t *h, int64_t n)
         out[i] = q3_f16_to_f32(h[i]);
 }
 
-static float nibble(const uint8_t *codes, const float *values, int64_t i)
+/* LOOK_UP codes that begin at a byte, by a table of the 16 values times the scale that lies in registers. */
+#if defined(__AVX512F__)
+enum { LOOK_UP = 16 };
+typedef __m512 table;
+
+INLINE table table_of(const float *values, float scale)
 {
-    return values[i % 2 ? codes[i / 2] & 15 : codes[i / 2] >> 4];
+    return _mm512_mul_ps(_mm512_loadu_ps(values), _mm512_set1_ps(scale));
 }
 
-/* Elements [at, at + n) of one block; the vector loops start at a whole byte. */
-static void from_codes(float *out, const uint8_t *codes, const float *values, float scale, int64_t at, int64_t n)
+INLINE void look_up(float *out, const uint8_t *codes, const table *t)
 {
-    int64_t i = 0;
-    if (at % 2 && n > 0)
-        out[i++] = nibble(codes, values, at) * scale;
-#if defined(__AVX512F__)
-    const __m512 table = _mm512_mul_ps(_mm512_loadu_ps(values), _mm512_set1_ps(scale));
     const __m512i spread = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
     const __m512i shift = _mm512_set_epi32(24, 28, 16, 20, 8, 12, 0, 4, 24, 28, 16, 20, 8, 12, 0, 4);
-    for (; i + 16 <= n; i += 16) {
-        uint64_t word;
-        memcpy(&word, codes + (at + i) / 2, sizeof word);
-        __m512i q = _mm512_permutexvar_epi32(spread, _mm512_set1_epi64((int64_t)word));
-        _mm512_storeu_ps(out + i, _mm512_permutexvar_ps(_mm512_srlv_epi32(q, shift), table));
-    }
+    uint64_t word;
+    memcpy(&word, codes, sizeof word);
+    __m512i q = _mm512_permutexvar_epi32(spread, _mm512_set1_epi64((int64_t)word));
+    _mm512_storeu_ps(out, _mm512_permutexvar_ps(_mm512_srlv_epi32(q, shift), *t));
+}
 #elif defined(__AVX2__)
-    const __m256 low = _mm256_mul_ps(_mm256_loadu_ps(values), _mm256_set1_ps(scale));
-    const __m256 high = _mm256_mul_ps(_mm256_loadu_ps(values + 8), _mm256_set1_ps(scale));
-    const __m256i shift = _mm256_set_epi32(24, 28, 16, 20, 8, 12, 0, 4);
-    for (; i + 8 <= n; i += 8) {
-        uint32_t word;
-        memcpy(&word, codes + (at + i) / 2, sizeof word);
-        __m256i q = _mm256_srlv_epi32(_mm256_set1_epi32((int32_t)word), shift);
-        __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(q, 28)); // bit 3 of the code becomes the sign: pick high
-        _mm256_storeu_ps(out + i, _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, q), _mm256_permutevar8x32_ps(high, q), upper));
-    }
+enum { LOOK_UP = 8 };
+typedef struct table {
+    __m256 low, high;
+} table;
+
+INLINE table table_of(const float *values, float scale)
+{
+    const __m256 s = _mm256_set1_ps(scale);
+    return (table){ _mm256_mul_ps(_mm256_loadu_ps(values), s),
+                    _mm256_mul_ps(_mm256_loadu_ps(values + 8), s) };
+}
+
+INLINE void look_up(float *out, const uint8_t *codes, const table *t)
+{
+    uint32_t word;
+    memcpy(&word, codes, sizeof word);
+    __m256i q =
+        _mm256_srlv_epi32(_mm256_set1_epi32((int32_t)word), _mm256_set_epi32(24, 28, 16, 20, 8, 12, 0, 4));
+    __m256 upper =
+        _mm256_castsi256_ps(_mm256_slli_epi32(q, 28)); // bit 3 of the code becomes the sign: pick high
+    __m256 v =
+        _mm256_blendv_ps(_mm256_permutevar8x32_ps(t->low, q), _mm256_permutevar8x32_ps(t->high, q), upper);
+    _mm256_storeu_ps(out, v);
+}
 #else
-    for (; i + 2 <= n; i += 2) {
-        uint8_t byte = codes[(at + i) / 2];
-        out[i] = values[byte >> 4] * scale;
-        out[i + 1] = values[byte & 15] * scale;
+enum { LOOK_UP = 8 };
+typedef struct table {
+    float value[16];
+} table;
+
+INLINE table table_of(const float *values, float scale)
+{
+    table t;
+    for (int i = 0; i < 16; i++)
+        t.value[i] = values[i] * scale;
+    return t;
+}
+
+INLINE void look_up(float *out, const uint8_t *codes, const table *t)
+{
+    for (int i = 0; i < LOOK_UP / 2; i++) {
+        out[2 * i] = t->value[codes[i] >> 4];
+        out[2 * i + 1] = t->value[codes[i] & 15];
     }
+}
 #endif
-    for (; i < n; i++)
-        out[i] = nibble(codes, values, at + i) * scale;
+
+/* Elements [at, at + n) of one block. */
+static void from_codes(float *out, const uint8_t *codes, const float *values, float scale, int64_t at,
+                       int64_t n)
+{
+    const table t = table_of(values, scale);
+    if (at % 2 && n > 0) {
+        *out++ = values[codes[at / 2] & 15] * scale;
+        at++;
+        n--;
+    }
+    for (codes += at / 2; n >= 4 * LOOK_UP; n -= 4 * LOOK_UP, out += 4 * LOOK_UP, codes += 2 * LOOK_UP)
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+            look_up(out + i * LOOK_UP, codes + i * LOOK_UP / 2, &t);
+    for (; n >= LOOK_UP; n -= LOOK_UP, out += LOOK_UP, codes += LOOK_UP / 2)
+        look_up(out, codes, &t);
+    for (int64_t i = 0; i < n; i++)
+        out[i] = values[i % 2 ? codes[i / 2] & 15 : codes[i / 2] >> 4] * scale;
 }
 
 static void from_blocks(float *out, const q3_weight *w, int64_t at, int64_t n)
@@ -133,15 +187,22 @@ typedef struct product {
     q3_weight b;
     const float *bias;
     int64_t M, N, K, ldy, lda;
-    int64_t ldb;         // columns of b as it is stored
-    bool a_down;         // a is stored [K, lda] rather than [M, lda]
-    bool b_down;         // b is stored [K, ldb] rather than [N, ldb]
+    int64_t ldb; // columns of b as it is stored
+    bool a_down; // a is stored [K, lda] rather than [M, lda]
+    bool b_down; // b is stored [K, ldb] rather than [N, ldb]
     float alpha, beta;
     int64_t rows, strips; // strips of `rows` rows of Y
     int64_t terms;        // of a block of the sum
 } product;
 
 /* Panels of B: [K][ACROSS] each, the last of one vector where that is enough, filled up with zeros. */
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, (lanes){ i, j, k, l })
+typedef int lanes __attribute__((vector_size(16)));
+#endif
 
 /* Four rows of n elements become four columns of a panel. */
 static void turn_four(float *to, int64_t step, const float *const from[4], int64_t n)
@@ -151,12 +212,12 @@ static void turn_four(float *to, int64_t step, const float *const from[4], int64
     for (; k + 4 <= n; k += 4) {
         four r0 = *(const four *)(from[0] + k), r1 = *(const four *)(from[1] + k);
         four r2 = *(const four *)(from[2] + k), r3 = *(const four *)(from[3] + k);
-        four a = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), b = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);
-        four c = __builtin_shufflevector(r0, r1, 2, 6, 3, 7), d = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
-        *(four *)(to + k * step) = __builtin_shufflevector(a, b, 0, 1, 4, 5);
-        *(four *)(to + (k + 1) * step) = __builtin_shufflevector(a, b, 2, 3, 6, 7);
-        *(four *)(to + (k + 2) * step) = __builtin_shufflevector(c, d, 0, 1, 4, 5);
-        *(four *)(to + (k + 3) * step) = __builtin_shufflevector(c, d, 2, 3, 6, 7);
+        four a = SHUFFLE(r0, r1, 0, 4, 1, 5), b = SHUFFLE(r2, r3, 0, 4, 1, 5);
+        four c = SHUFFLE(r0, r1, 2, 6, 3, 7), d = SHUFFLE(r2, r3, 2, 6, 3, 7);
+        *(four *)(to + k * step) = SHUFFLE(a, b, 0, 1, 4, 5);
+        *(four *)(to + (k + 1) * step) = SHUFFLE(a, b, 2, 3, 6, 7);
+        *(four *)(to + (k + 2) * step) = SHUFFLE(c, d, 0, 1, 4, 5);
+        *(four *)(to + (k + 3) * step) = SHUFFLE(c, d, 2, 3, 6, 7);
     }
     for (; k < n; k++)
         for (int i = 0; i < 4; i++)
@@ -172,13 +233,16 @@ static void panel_across(q3_gemm_scratch *s, float *to, int64_t step, const prod
     for (int64_t c = 0; c < step; c += 4) {
         const float *from[4];
         for (int64_t i = 0; i < 4; i++)
-            from[i] = c + i < n ? elements(s->rows + i * Q3_GEMM_TERMS, &p->b, (j + c + i) * p->ldb + k0, terms) : zeros;
+            from[i] = c + i < n
+                          ? elements(s->rows + i * Q3_GEMM_TERMS, &p->b, (j + c + i) * p->ldb + k0, terms)
+                          : zeros;
         turn_four(to + c, step, from, terms);
     }
 }
 
 /* B is W or Z: a row of it holds a row of every panel. */
-static void panels_down(q3_gemm_scratch *s, const product *p, int64_t j0, int64_t columns, int64_t k0, int64_t terms)
+static void panels_down(q3_gemm_scratch *s, const product *p, int64_t j0, int64_t columns, int64_t k0,
+                        int64_t terms)
 {
     float *to = s->panels;
     for (int64_t k = 0; k < terms; k++) {
@@ -194,7 +258,8 @@ static void panels_down(q3_gemm_scratch *s, const product *p, int64_t j0, int64_
     }
 }
 
-static void lay_out_panels(q3_gemm_scratch *s, const product *p, int64_t j0, int64_t columns, int64_t k0, int64_t terms)
+static void lay_out_panels(q3_gemm_scratch *s, const product *p, int64_t j0, int64_t columns, int64_t k0,
+                           int64_t terms)
 {
     if (p->b_down) {
         panels_down(s, p, j0, columns, k0, terms);
@@ -206,21 +271,33 @@ static void lay_out_panels(q3_gemm_scratch *s, const product *p, int64_t j0, int
     }
 }
 
-/* A strip of A: [rows][ROW_STRIDE], or [K][STRIP] where a is stored that way; rows that are missing are zero. */
-static void lay_out_strip(float *to, const product *p, int64_t i0, int64_t n, int64_t k0, int64_t terms)
+/* n of the `left` columns from `from` on; where a whole strip is there it is copied, which costs less than a part. */
+static void lay_out_strip_down(float *to, const float *from, int64_t lda, int64_t n, int64_t left,
+                               int64_t terms)
 {
-    if (!p->a_down) {
-        for (int64_t i = 0; i < p->rows; i++) {
-            const float *from = i < n ? p->a + (i0 + i) * p->lda + k0 : zeros;
-            for (int64_t k = 0; k < terms; k++)
-                to[i * ROW_STRIDE + k] = from[k];
-        }
+    for (int64_t k = 0; k < terms && left >= STRIP; k++)
+        for (int i = 0; i < STRIP; i += Q3_VEC)
+            q3_vec_store(to + k * STRIP + i, q3_vec_load(from + k * lda + i));
+    for (int64_t k = 0; k < terms && left < STRIP; k++)
+        for (int i = 0; i < STRIP; i++)
+            to[k * STRIP + i] = i < n ? from[k * lda + i] : 0;
+}
+
+/* A strip of A: [rows][ROW_STRIDE], or [K][STRIP] where a is stored that way; from n to `rows` it is zero. */
+static void lay_out_strip(float *to, const product *p, int64_t i0, int64_t n, int64_t rows, int64_t k0,
+                          int64_t terms)
+{
+    if (p->a_down) {
+        lay_out_strip_down(to, p->a + k0 * p->lda + i0, p->lda, n, p->M - i0, terms);
         return;
     }
-    for (int64_t k = 0; k < terms; k++) {
-        const float *from = p->a + (k0 + k) * p->lda + i0;
-        for (int64_t i = 0; i < p->rows; i++)
-            to[k * STRIP + i] = i < n ? from[i] : 0;
+    for (int64_t i = 0; i < rows; i++) {
+        const float *from = i < n ? p->a + (i0 + i) * p->lda + k0 : zeros;
+        int64_t k = 0;
+        for (; k + Q3_VEC <= terms; k += Q3_VEC)
+            q3_vec_store(to + i * ROW_STRIDE + k, q3_vec_load(from + k));
+        for (; k < terms; k++)
+            to[i * ROW_STRIDE + k] = from[k];
     }
 }
 
@@ -233,7 +310,8 @@ typedef struct corner {
 } corner;
 
 /* `rows` and `vectors` are constants wherever this is expanded, so that sum[][] is a set of registers. */
-INLINE void tile(int rows, int vectors, bool down, const float *a, const float *b, int64_t terms, const corner *c)
+INLINE void tile(int rows, int vectors, bool down, const float *a, const float *b, int64_t terms,
+                 const corner *c)
 {
     const int row = down ? 1 : ROW_STRIDE, next = down ? STRIP : 1;
     q3_vec sum[UP][2];
@@ -266,12 +344,12 @@ INLINE void tile(int rows, int vectors, bool down, const float *a, const float *
         }
 }
 
-#define TILE(rows)                                                                                                   \
-    case rows:                                                                                                        \
-        if (vectors == 2)                                                                                             \
-            tile(rows, 2, down, a, b, terms, c);                                                                      \
-        else                                                                                                          \
-            tile(rows, 1, down, a, b, terms, c);                                                                      \
+#define TILE(rows)                                                                                           \
+    case rows:                                                                                               \
+        if (vectors == 2)                                                                                    \
+            tile(rows, 2, down, a, b, terms, c);                                                             \
+        else                                                                                                 \
+            tile(rows, 1, down, a, b, terms, c);                                                             \
         return;
 
 INLINE void pick_tile(int64_t rows, int vectors, bool down, const float *a, const float *b, int64_t terms,
@@ -290,12 +368,14 @@ INLINE void pick_tile(int64_t rows, int vectors, bool down, const float *a, cons
     }
 }
 
-static void tile_across(int64_t rows, int vectors, const float *a, const float *b, int64_t terms, const corner *c)
+static void tile_across(int64_t rows, int vectors, const float *a, const float *b, int64_t terms,
+                        const corner *c)
 {
     pick_tile(rows, vectors, false, a, b, terms, c);
 }
 
-static void tile_down(int64_t rows, int vectors, const float *a, const float *b, int64_t terms, const corner *c)
+static void tile_down(int64_t rows, int vectors, const float *a, const float *b, int64_t terms,
+                      const corner *c)
 {
     pick_tile(rows, vectors, true, a, b, terms, c);
 }
@@ -312,7 +392,7 @@ static void tile_of(const product *p, q3_gemm_scratch *s, const float *panel, in
                     int64_t across, corner c)
 {
     int vectors = across > Q3_VEC ? 2 : 1;
-    bool whole = up == p->rows && across == vectors * Q3_VEC;
+    bool whole = up % 2 == 0 && across == vectors * Q3_VEC;
     float bias[ACROSS] = { 0 }, *y = c.y, *aside = s->tile;
     int64_t ldy = c.ldy;
     if (!whole) {
@@ -325,7 +405,7 @@ static void tile_of(const product *p, q3_gemm_scratch *s, const float *panel, in
         c.y = aside;
         c.ldy = ACROSS;
     }
-    (p->a_down ? tile_down : tile_across)(p->rows, vectors, s->strip, panel, terms, &c);
+    (p->a_down ? tile_down : tile_across)(round_up(up, 2), vectors, s->strip, panel, terms, &c);
     if (!whole)
         copy_tile(y, ldy, aside, ACROSS, up, across);
 }
@@ -340,10 +420,10 @@ static void columns_of(const product *p, int64_t j0, int64_t columns, int64_t be
         lay_out_panels(s, p, j0, columns, k0, terms);
         for (int64_t strip = begin; strip < end; strip++) {
             int64_t i0 = strip * p->rows, up = least(p->rows, p->M - i0);
-            lay_out_strip(s->strip, p, i0, up, k0, terms);
+            lay_out_strip(s->strip, p, i0, up, round_up(up, 2), k0, terms);
             for (int64_t j = 0; j < columns; j += ACROSS) {
-                const corner c = { p->y + i0 * p->ldy + j0 + j, p->ldy, k0 || !p->bias ? NULL : p->bias + j0 + j,
-                                   p->alpha, k0 ? 1 : p->beta };
+                const corner c = { p->y + i0 * p->ldy + j0 + j, p->ldy,
+                                   k0 || !p->bias ? NULL : p->bias + j0 + j, p->alpha, k0 ? 1 : p->beta };
                 tile_of(p, s, s->panels + j * terms, terms, up, least(ACROSS, columns - j), c);
             }
         }
@@ -404,19 +484,33 @@ static void copy_padded(float *to, const float *from, int64_t n)
         to[i] = 0;
 }
 
+/* The sum of a vector's elements: quarters first, each of four numbers. */
+INLINE float total(q3_vec v)
+{
+    typedef float four __attribute__((vector_size(16)));
+    four q[Q3_VEC / 4];
+    memcpy(q, &v, sizeof q);
+    for (int half = Q3_VEC / 8; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            q[i] += q[i + half];
+    return (q[0][0] + q[0][2]) + (q[0][1] + q[0][3]);
+}
+
 static void few_columns(const q3_gemm_nt_args *a, int64_t n0, int64_t columns)
 {
     q3_gemm_scratch *s = q3_gemm_own_scratch();
     q3_vec sum[Q3_GEMM_FEW][TOGETHER];
-    memset(sum, 0, sizeof sum);
+    memset(sum, 0, (size_t)a->M * sizeof sum[0]);
     for (int64_t k0 = 0; k0 < a->K; k0 += Q3_GEMM_TERMS) {
         int64_t terms = least(Q3_GEMM_TERMS, a->K - k0);
         bool padded = terms % Q3_VEC != 0;
-        bool copied = padded || (a->M > 1 && a->w.dtype == Q3_F32); // rows of 2^n elements would evict each other
+        bool copied =
+            padded || (a->M > 1 && a->w.dtype == Q3_F32); // rows of 2^n elements would evict each other
         const float *w[TOGETHER];
         for (int64_t i = 0; i < TOGETHER; i++) {
             float *room = s->rows + i * Q3_GEMM_TERMS;
-            int64_t n = n0 + least(i, columns - 1); // beyond the last row its product is formed again, and dropped
+            int64_t n =
+                n0 + least(i, columns - 1); // beyond the last row its product is formed again, and dropped
             w[i] = elements(room, &a->w, n * a->K + k0, terms);
             if (copied) {
                 copy_padded(room, w[i], terms);
@@ -433,7 +527,7 @@ static void few_columns(const q3_gemm_nt_args *a, int64_t n0, int64_t columns)
     for (int64_t m = 0; m < a->M; m++)
         for (int64_t i = 0; i < columns; i++) {
             float *y = a->y + m * a->ldy + n0 + i;
-            float v = q3_vec_total(sum[m][i]) * a->alpha + (a->bias ? a->bias[n0 + i] : 0);
+            float v = total(sum[m][i]) * a->alpha + (a->bias ? a->bias[n0 + i] : 0);
             *y = a->beta != 0 ? v + a->beta * *y : v;
         }
 }
@@ -450,25 +544,56 @@ void Q3_SIMD(q3_gemm_nt)(const q3_gemm_nt_args *a)
 {
     if (a->M <= Q3_GEMM_FEW) {
         if (a->M > 0)
-            q3_parallel(a->N, round_up(parts(GRAIN, a->M * (a->K + 1)), TOGETHER), run_few, (void *)(uintptr_t)a);
+            q3_parallel(a->N, round_up(parts(GRAIN, a->M * (a->K + 1)), TOGETHER), run_few,
+                        (void *)(uintptr_t)a);
         return;
     }
-    product p = { .y = a->y, .a = a->x, .b = a->w, .bias = a->bias, .M = a->M, .N = a->N, .K = a->K, .ldy = a->ldy,
-                  .lda = a->ldx, .ldb = a->K, .alpha = a->alpha, .beta = a->beta };
+    product p = { .y = a->y,
+                  .a = a->x,
+                  .b = a->w,
+                  .bias = a->bias,
+                  .M = a->M,
+                  .N = a->N,
+                  .K = a->K,
+                  .ldy = a->ldy,
+                  .lda = a->ldx,
+                  .ldb = a->K,
+                  .alpha = a->alpha,
+                  .beta = a->beta };
     multiply(&p);
 }
 
 void Q3_SIMD(q3_gemm_nn)(const q3_gemm_nn_args *a)
 {
-    product p = { .y = a->y, .a = a->x, .b = a->w, .M = a->M, .N = a->K, .K = a->N, .ldy = a->ldy, .lda = a->ldx,
-                  .ldb = a->K, .b_down = true, .alpha = a->alpha, .beta = a->beta };
+    product p = { .y = a->y,
+                  .a = a->x,
+                  .b = a->w,
+                  .M = a->M,
+                  .N = a->K,
+                  .K = a->N,
+                  .ldy = a->ldy,
+                  .lda = a->ldx,
+                  .ldb = a->K,
+                  .b_down = true,
+                  .alpha = a->alpha,
+                  .beta = a->beta };
     multiply(&p);
 }
 
 void Q3_SIMD(q3_gemm_tn)(const q3_gemm_tn_args *a)
 {
-    product p = { .y = a->y, .a = a->x, .b = { .data = a->z, .dtype = Q3_F32 }, .M = a->N, .N = a->K, .K = a->M,
-                  .ldy = a->ldy, .lda = a->ldx, .ldb = a->ldz, .a_down = true, .b_down = true, .alpha = a->alpha,
+    product p = { .y = a->y,
+                  .a = a->x,
+                  .b = { .data = a->z, .dtype = Q3_F32 },
+                  .M = a->N,
+                  .N = a->K,
+                  .K = a->M,
+                  .ldy = a->ldy,
+                  .lda = a->ldx,
+                  .ldb = a->ldz,
+                  .a_down = true,
+                  .b_down = true,
+                  .alpha = a->alpha,
                   .beta = a->beta };
     multiply(&p);
 }

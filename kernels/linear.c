@@ -10,4 +10,7 @@ static void q3_linear_bias_reference(const q3_linear_bias_args *a)
     }
 }
 
-void q3_linear_bias_cpu(const q3_linear_bias_args *a) { Q3_DISPATCH(q3_linear_bias, a); }
+void q3_linear_bias_cpu(const q3_linear_bias_args *a)
+{
+    Q3_DISPATCH(q3_linear_bias, a);
+}

@@ -28,4 +28,7 @@ static void run(void *arg, int64_t begin, int64_t end, int thread)
         columns(a, n, end - n < WIDTH ? (int)(end - n) : WIDTH);
 }
 
-void Q3_SIMD(q3_linear_bias)(const q3_linear_bias_args *a) { q3_parallel(a->N, WIDTH, run, (void *)(uintptr_t)a); }
+void Q3_SIMD(q3_linear_bias)(const q3_linear_bias_args *a)
+{
+    q3_parallel(a->N, WIDTH, run, (void *)(uintptr_t)a);
+}

@@ -31,8 +31,10 @@ static void make_logits(q3_ctx *ctx, const q3_node *n, float *logits, int64_t be
     const q3_tensor *w = n->in[1];
     const float *x = q3_f32(n->in[0]);
     int64_t V = w->shape[0], C = w->shape[1];
-    Q3_CALL(ctx, q3_gemm_nt, (&(q3_gemm_nt_args){ .y = logits, .x = x + begin * C, .w = q3_as_weight(w), .M = rows,
-                                                  .N = V, .K = C, .alpha = 1 }));
+    Q3_CALL(
+        ctx, q3_gemm_nt,
+        (&(q3_gemm_nt_args){
+            .y = logits, .x = x + begin * C, .w = q3_as_weight(w), .M = rows, .N = V, .K = C, .alpha = 1 }));
 }
 
 static void forward(q3_ctx *ctx, q3_node *n)
@@ -46,11 +48,22 @@ static void forward(q3_ctx *ctx, q3_node *n)
         int64_t rows = n->attr.n - r < chunk ? n->attr.n - r : chunk;
         make_logits(ctx, n, logits, r, rows);
         Q3_CALL(ctx, q3_cross_entropy_rows,
-                (&(q3_cross_entropy_args){ .loss = loss + r, .logits = logits, .targets = n->attr.index + r, .R = rows,
-                                           .V = V, .gradient = dx != NULL, .scale = n->attr.scale }));
+                (&(q3_cross_entropy_args){ .loss = loss + r,
+                                           .logits = logits,
+                                           .targets = n->attr.index + r,
+                                           .R = rows,
+                                           .V = V,
+                                           .gradient = dx != NULL,
+                                           .scale = n->attr.scale }));
         if (dx)
-            Q3_CALL(ctx, q3_gemm_nn, (&(q3_gemm_nn_args){ .y = dx + r * C, .x = logits, .w = q3_as_weight(n->in[1]),
-                                                          .M = rows, .N = V, .K = C, .alpha = 1 }));
+            Q3_CALL(ctx, q3_gemm_nn,
+                    (&(q3_gemm_nn_args){ .y = dx + r * C,
+                                         .x = logits,
+                                         .w = q3_as_weight(n->in[1]),
+                                         .M = rows,
+                                         .N = V,
+                                         .K = C,
+                                         .alpha = 1 }));
     }
     Q3_CALL(ctx, q3_cross_entropy_total,
             (&(q3_cross_entropy_total_args){ q3_f32(n->out), loss, n->attr.n, n->attr.scale }));
@@ -67,10 +80,22 @@ static void backward_weight(q3_ctx *ctx, const q3_node *n, float *dw, float beta
         int64_t rows = n->attr.n - r < chunk ? n->attr.n - r : chunk;
         make_logits(ctx, n, logits, r, rows);
         Q3_CALL(ctx, q3_cross_entropy_rows,
-                (&(q3_cross_entropy_args){ .logits = logits, .targets = n->attr.index + r, .R = rows, .V = V,
-                                           .gradient = true, .scale = n->attr.scale, .seed = n->out->grad }));
-        Q3_CALL(ctx, q3_gemm_tn, (&(q3_gemm_tn_args){ .y = dw, .x = logits, .z = q3_f32(n->in[0]) + r * C, .M = rows,
-                                                      .N = V, .K = C, .alpha = 1, .beta = r ? 1 : beta }));
+                (&(q3_cross_entropy_args){ .logits = logits,
+                                           .targets = n->attr.index + r,
+                                           .R = rows,
+                                           .V = V,
+                                           .gradient = true,
+                                           .scale = n->attr.scale,
+                                           .seed = n->out->grad }));
+        Q3_CALL(ctx, q3_gemm_tn,
+                (&(q3_gemm_tn_args){ .y = dw,
+                                     .x = logits,
+                                     .z = q3_f32(n->in[0]) + r * C,
+                                     .M = rows,
+                                     .N = V,
+                                     .K = C,
+                                     .alpha = 1,
+                                     .beta = r ? 1 : beta }));
         r += rows;
     } while (r < n->attr.n);
     q3_arena_rewind(ctx->data, mark);
@@ -81,7 +106,8 @@ static void backward(q3_ctx *ctx, q3_node *n)
     float beta, *dx = q3_grad(ctx, n->in[0], &beta);
     if (dx)
         Q3_CALL(ctx, q3_cross_entropy_spread,
-                (&(q3_cross_entropy_spread_args){ dx, q3_f32(n->saved[0]), n->out->grad, q3_numel(n->in[0]), beta }));
+                (&(q3_cross_entropy_spread_args){ dx, q3_f32(n->saved[0]), n->out->grad, q3_numel(n->in[0]),
+                                                  beta }));
     float *dw = q3_grad(ctx, n->in[1], &beta);
     if (dw)
         backward_weight(ctx, n, dw, beta);

@@ -14,12 +14,14 @@ void q3_dropout_attr(const q3_ctx *ctx, q3_node *n, float p, uint32_t stream)
     n->attr.key[1] = stream;
 }
 
-q3_dropout_args q3_dropout_args_of(const q3_ctx *ctx, const q3_node *n, float *y, const float *x, int64_t count,
-                                   float beta)
+q3_dropout_args q3_dropout_args_of(const q3_ctx *ctx, const q3_node *n, float *y, const float *x,
+                                   int64_t count, float beta)
 {
     q3_dropout_args a = { .y = y, .x = x, .n = count, .p = n->attr.dropout, .beta = beta };
     q3_random_counter(a.key, a.counter,
-                      &(q3_random){ .seed = ctx->seed, .purpose = Q3_RANDOM_DROPOUT, .step = (uint32_t)n->attr.key[0],
+                      &(q3_random){ .seed = ctx->seed,
+                                    .purpose = Q3_RANDOM_DROPOUT,
+                                    .step = (uint32_t)n->attr.key[0],
                                     .site = (uint32_t)n->attr.key[1] });
     return a;
 }
@@ -34,7 +36,8 @@ q3_tensor *q3_dropout(q3_ctx *ctx, q3_tensor *x, float p, uint32_t stream)
 
 static void forward(q3_ctx *ctx, q3_node *n)
 {
-    const q3_dropout_args a = q3_dropout_args_of(ctx, n, q3_f32(n->out), q3_f32(n->in[0]), q3_numel(n->out), 0);
+    const q3_dropout_args a =
+        q3_dropout_args_of(ctx, n, q3_f32(n->out), q3_f32(n->in[0]), q3_numel(n->out), 0);
     Q3_CALL(ctx, q3_dropout_forward, &a);
 }
 

@@ -5,7 +5,8 @@
 q3_tensor *q3_linear(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b)
 {
     Q3_CHECK(w->ndim == 2 && q3_dim(x, -1) == w->shape[1], "w %s, x %s", q3_shape(w), q3_shape(x));
-    Q3_CHECK(!b || (b->dtype == Q3_F32 && q3_numel(b) == w->shape[0]), "b %s, w %s", q3_shape(b), q3_shape(w));
+    Q3_CHECK(!b || (b->dtype == Q3_F32 && q3_numel(b) == w->shape[0]), "b %s, w %s", q3_shape(b),
+             q3_shape(w));
     q3_node *n = q3_node_new(ctx, Q3_OP_LINEAR, x, w, b, NULL, NULL);
     n->out = q3_new2(ctx, q3_rows(x), w->shape[0]);
     return q3_record(ctx, n);
@@ -14,8 +15,14 @@ q3_tensor *q3_linear(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b)
 static void forward(q3_ctx *ctx, q3_node *n)
 {
     const q3_tensor *x = n->in[0], *w = n->in[1];
-    const q3_gemm_nt_args a = { .y = q3_f32(n->out), .x = q3_f32(x), .w = q3_as_weight(w), .bias = q3_f32(n->in[2]),
-                                .M = q3_rows(x), .N = w->shape[0], .K = w->shape[1], .alpha = 1 };
+    const q3_gemm_nt_args a = { .y = q3_f32(n->out),
+                                .x = q3_f32(x),
+                                .w = q3_as_weight(w),
+                                .bias = q3_f32(n->in[2]),
+                                .M = q3_rows(x),
+                                .N = w->shape[0],
+                                .K = w->shape[1],
+                                .alpha = 1 };
     Q3_CALL(ctx, q3_gemm_nt, &a);
 }
 
@@ -26,12 +33,15 @@ static void backward(q3_ctx *ctx, q3_node *n)
     int64_t M = q3_rows(x), N = w->shape[0], K = w->shape[1];
     float beta, *dx = q3_grad(ctx, n->in[0], &beta);
     if (dx)
-        Q3_CALL(ctx, q3_gemm_nn, (&(q3_gemm_nn_args){ .y = dx, .x = dy, .w = q3_as_weight(w), .M = M, .N = N, .K = K,
-                                                      .alpha = 1, .beta = beta }));
+        Q3_CALL(
+            ctx, q3_gemm_nn,
+            (&(q3_gemm_nn_args){
+                .y = dx, .x = dy, .w = q3_as_weight(w), .M = M, .N = N, .K = K, .alpha = 1, .beta = beta }));
     float *dw = q3_grad(ctx, n->in[1], &beta);
     if (dw)
-        Q3_CALL(ctx, q3_gemm_tn, (&(q3_gemm_tn_args){ .y = dw, .x = dy, .z = q3_f32(x), .M = M, .N = N, .K = K,
-                                                      .alpha = 1, .beta = beta }));
+        Q3_CALL(ctx, q3_gemm_tn,
+                (&(q3_gemm_tn_args){
+                    .y = dw, .x = dy, .z = q3_f32(x), .M = M, .N = N, .K = K, .alpha = 1, .beta = beta }));
     float *db = q3_grad(ctx, n->in[2], &beta);
     if (db)
         Q3_CALL(ctx, q3_linear_bias, (&(q3_linear_bias_args){ db, dy, M, N, beta }));

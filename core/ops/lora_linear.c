@@ -19,9 +19,11 @@ q3_tensor *q3_lora_linear(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b,
                           q3_tensor *lora_b, q3_lora_attr attr)
 {
     Q3_CHECK(w->ndim == 2 && q3_dim(x, -1) == w->shape[1], "w %s, x %s", q3_shape(w), q3_shape(x));
-    Q3_CHECK(!b || (b->dtype == Q3_F32 && q3_numel(b) == w->shape[0]), "b %s, w %s", q3_shape(b), q3_shape(w));
+    Q3_CHECK(!b || (b->dtype == Q3_F32 && q3_numel(b) == w->shape[0]), "b %s, w %s", q3_shape(b),
+             q3_shape(w));
     Q3_CHECK(lora_a->dtype == Q3_F32 && lora_b->dtype == Q3_F32 && lora_a->ndim == 2 && lora_b->ndim == 2 &&
-                 lora_a->shape[1] == w->shape[1] && lora_b->shape[0] == w->shape[0] && lora_a->shape[0] == lora_b->shape[1],
+                 lora_a->shape[1] == w->shape[1] && lora_b->shape[0] == w->shape[0] &&
+                 lora_a->shape[0] == lora_b->shape[1],
              "A %s, B %s, w %s", q3_shape(lora_a), q3_shape(lora_b), q3_shape(w));
     q3_node *n = q3_node_new(ctx, Q3_OP_LORA_LINEAR, x, w, b, lora_a, lora_b);
     n->attr.scale = attr.scale;
@@ -49,14 +51,33 @@ static void forward(q3_ctx *ctx, q3_node *n)
     float *y = q3_f32(n->out), *z = q3_f32(n->saved[0]);
     size_t mark = q3_arena_mark(ctx->data);
     const float *xd = dropped(ctx, n);
-    Q3_CALL(ctx, q3_gemm_nt, (&(q3_gemm_nt_args){ .y = z, .x = xd, .w = q3_as_weight(n->in[A]), .M = s.T, .N = s.r,
-                                                  .K = s.C, .alpha = n->attr.scale }));
+    Q3_CALL(ctx, q3_gemm_nt,
+            (&(q3_gemm_nt_args){ .y = z,
+                                 .x = xd,
+                                 .w = q3_as_weight(n->in[A]),
+                                 .M = s.T,
+                                 .N = s.r,
+                                 .K = s.C,
+                                 .alpha = n->attr.scale }));
     q3_arena_rewind(ctx->data, mark);
-    Q3_CALL(ctx, q3_gemm_nt, (&(q3_gemm_nt_args){ .y = y, .x = q3_f32(n->in[X]), .w = q3_as_weight(n->in[W]),
-                                                  .bias = q3_f32(n->in[BIAS]), .M = s.T, .N = s.N, .K = s.C,
-                                                  .alpha = 1 }));
-    Q3_CALL(ctx, q3_gemm_nt, (&(q3_gemm_nt_args){ .y = y, .x = z, .w = q3_as_weight(n->in[B]), .M = s.T, .N = s.N,
-                                                  .K = s.r, .alpha = 1, .beta = 1 }));
+    Q3_CALL(ctx, q3_gemm_nt,
+            (&(q3_gemm_nt_args){ .y = y,
+                                 .x = q3_f32(n->in[X]),
+                                 .w = q3_as_weight(n->in[W]),
+                                 .bias = q3_f32(n->in[BIAS]),
+                                 .M = s.T,
+                                 .N = s.N,
+                                 .K = s.C,
+                                 .alpha = 1 }));
+    Q3_CALL(ctx, q3_gemm_nt,
+            (&(q3_gemm_nt_args){ .y = y,
+                                 .x = z,
+                                 .w = q3_as_weight(n->in[B]),
+                                 .M = s.T,
+                                 .N = s.N,
+                                 .K = s.r,
+                                 .alpha = 1,
+                                 .beta = 1 }));
 }
 
 /* dx += mask / (1 - p) (dz A) */
@@ -65,8 +86,15 @@ static void through_adapter(q3_ctx *ctx, const q3_node *n, float *dx, const floa
     const sizes s = sizes_of(n);
     bool drop = n->attr.dropout != 0;
     float *d = drop ? q3_scratch(ctx, (size_t)(s.T * s.C) * sizeof *d) : dx;
-    Q3_CALL(ctx, q3_gemm_nn, (&(q3_gemm_nn_args){ .y = d, .x = dz, .w = q3_as_weight(n->in[A]), .M = s.T, .N = s.r,
-                                                  .K = s.C, .alpha = 1, .beta = drop ? 0 : 1 }));
+    Q3_CALL(ctx, q3_gemm_nn,
+            (&(q3_gemm_nn_args){ .y = d,
+                                 .x = dz,
+                                 .w = q3_as_weight(n->in[A]),
+                                 .M = s.T,
+                                 .N = s.r,
+                                 .K = s.C,
+                                 .alpha = 1,
+                                 .beta = drop ? 0 : 1 }));
     if (!drop)
         return;
     const q3_dropout_args a = q3_dropout_args_of(ctx, n, dx, d, s.T * s.C, 1);
@@ -80,14 +108,28 @@ static void through_base(q3_ctx *ctx, q3_node *n, float *dx, float beta)
     const float *dy = n->out->grad;
     float own, *dw = q3_grad(ctx, n->in[W], &own);
     if (dw)
-        Q3_CALL(ctx, q3_gemm_tn, (&(q3_gemm_tn_args){ .y = dw, .x = dy, .z = q3_f32(n->in[X]), .M = s.T, .N = s.N,
-                                                      .K = s.C, .alpha = 1, .beta = own }));
+        Q3_CALL(ctx, q3_gemm_tn,
+                (&(q3_gemm_tn_args){ .y = dw,
+                                     .x = dy,
+                                     .z = q3_f32(n->in[X]),
+                                     .M = s.T,
+                                     .N = s.N,
+                                     .K = s.C,
+                                     .alpha = 1,
+                                     .beta = own }));
     float *db = q3_grad(ctx, n->in[BIAS], &own);
     if (db)
         Q3_CALL(ctx, q3_linear_bias, (&(q3_linear_bias_args){ db, dy, s.T, s.N, own }));
     if (dx)
-        Q3_CALL(ctx, q3_gemm_nn, (&(q3_gemm_nn_args){ .y = dx, .x = dy, .w = q3_as_weight(n->in[W]), .M = s.T, .N = s.N,
-                                                      .K = s.C, .alpha = 1, .beta = beta }));
+        Q3_CALL(ctx, q3_gemm_nn,
+                (&(q3_gemm_nn_args){ .y = dx,
+                                     .x = dy,
+                                     .w = q3_as_weight(n->in[W]),
+                                     .M = s.T,
+                                     .N = s.N,
+                                     .K = s.C,
+                                     .alpha = 1,
+                                     .beta = beta }));
 }
 
 /* dz = scale dy B;   dB += dy' z,  dA += dz' drop(x),  dx += dy W + mask / (1 - p) (dz A) */
@@ -100,19 +142,33 @@ static void backward(q3_ctx *ctx, q3_node *n)
     float *db = q3_grad(ctx, n->in[B], &beta_b);
     through_base(ctx, n, dx, beta_x);
     if (db)
-        Q3_CALL(ctx, q3_gemm_tn, (&(q3_gemm_tn_args){ .y = db, .x = dy, .z = q3_f32(n->saved[0]), .M = s.T, .N = s.N,
-                                                      .K = s.r, .alpha = 1, .beta = beta_b }));
+        Q3_CALL(ctx, q3_gemm_tn,
+                (&(q3_gemm_tn_args){ .y = db,
+                                     .x = dy,
+                                     .z = q3_f32(n->saved[0]),
+                                     .M = s.T,
+                                     .N = s.N,
+                                     .K = s.r,
+                                     .alpha = 1,
+                                     .beta = beta_b }));
     if (!da && !dx)
         return;
     size_t mark = q3_arena_mark(ctx->data); // every gradient buffer was asked for: what follows is scratch
     float *dz = q3_scratch(ctx, (size_t)(s.T * s.r) * sizeof *dz);
-    Q3_CALL(ctx, q3_gemm_nn, (&(q3_gemm_nn_args){ .y = dz, .x = dy, .w = q3_as_weight(n->in[B]), .M = s.T, .N = s.N,
-                                                  .K = s.r, .alpha = n->attr.scale }));
+    Q3_CALL(ctx, q3_gemm_nn,
+            (&(q3_gemm_nn_args){ .y = dz,
+                                 .x = dy,
+                                 .w = q3_as_weight(n->in[B]),
+                                 .M = s.T,
+                                 .N = s.N,
+                                 .K = s.r,
+                                 .alpha = n->attr.scale }));
     size_t above = q3_arena_mark(ctx->data);
     const float *xd = da ? dropped(ctx, n) : NULL;
     if (da)
-        Q3_CALL(ctx, q3_gemm_tn, (&(q3_gemm_tn_args){ .y = da, .x = dz, .z = xd, .M = s.T, .N = s.r, .K = s.C,
-                                                      .alpha = 1, .beta = beta_a }));
+        Q3_CALL(ctx, q3_gemm_tn,
+                (&(q3_gemm_tn_args){
+                    .y = da, .x = dz, .z = xd, .M = s.T, .N = s.r, .K = s.C, .alpha = 1, .beta = beta_a }));
     q3_arena_rewind(ctx->data, above);
     if (dx)
         through_adapter(ctx, n, dx, dz);

@@ -49,7 +49,8 @@ static q3_weight weight(q3_dtype dtype, const float *x, int64_t n)
 
 typedef enum role { NT, NN, TN } role;
 
-static void once(role r, float *y, const float *x, const float *z, q3_weight w, int64_t M, int64_t N, int64_t K)
+static void once(role r, float *y, const float *x, const float *z, q3_weight w, int64_t M, int64_t N,
+                 int64_t K)
 {
     if (r == NT)
         q3_gemm_nt_cpu(&(q3_gemm_nt_args){ .y = y, .x = x, .w = w, .M = M, .N = N, .K = K, .alpha = 1 });
@@ -82,9 +83,9 @@ static double speed(role r, q3_dtype dtype, int64_t M, int64_t N, int64_t K)
 int main(int argc, char **argv)
 {
     static const int shapes[][3] = {
-        { 770, 128, 128 },   { 770, 384, 128 },   { 770, 128, 384 }, { 770, 16, 128 },  { 770, 128, 16 },
-        { 64, 2048, 2048 },  { 512, 2048, 2048 }, { 512, 6144, 2048 }, { 1, 2048, 2048 }, { 8, 2048, 2048 },
-        { 16, 2048, 2048 },  { 24, 2048, 2048 },
+        { 770, 128, 128 }, { 770, 384, 128 },  { 770, 128, 384 },   { 770, 16, 128 },
+        { 770, 128, 16 },  { 64, 2048, 2048 }, { 512, 2048, 2048 }, { 512, 6144, 2048 },
+        { 1, 2048, 2048 }, { 8, 2048, 2048 },  { 16, 2048, 2048 },  { 24, 2048, 2048 },
     };
     q3_cpu_isa level;
     q3_pool_start(argc > 1 ? atoi(argv[1]) : 1);
@@ -96,7 +97,8 @@ int main(int argc, char **argv)
         int64_t M = shapes[i][0], N = shapes[i][1], K = shapes[i][2];
         printf("%5d %5d %5d", shapes[i][0], shapes[i][1], shapes[i][2]);
         for (int r = NT; r <= NN; r++)
-            printf(" | %6.1f %5.1f %5.1f", speed(r, Q3_F32, M, N, K), speed(r, Q3_BF16, M, N, K), speed(r, Q3_NF4, M, N, K));
+            printf(" | %6.1f %5.1f %5.1f", speed(r, Q3_F32, M, N, K), speed(r, Q3_BF16, M, N, K),
+                   speed(r, Q3_NF4, M, N, K));
         printf(" | %6.1f\n", speed(TN, Q3_F32, M, N, K));
         fflush(stdout);
     }

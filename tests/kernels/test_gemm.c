@@ -53,14 +53,16 @@ static q3_weight weight(q3_dtype dtype, int block, int64_t n)
         else if (dtype == Q3_BF16)
             ((uint16_t *)(void *)data)[i] = q3_f32_to_bf16(values[i]);
         else if (dtype == Q3_F16) // exponents of 2^-8 .. 1, any sign and fraction
-            ((uint16_t *)(void *)data)[i] = (uint16_t)(((uint32_t)(values[i] * 32767) & 0x83ff) | (7 + i % 9) << 10);
+            ((uint16_t *)(void *)data)[i] =
+                (uint16_t)(((uint32_t)(values[i] * 32767) & 0x83ff) | (7 + i % 9) << 10);
         else
             data[i / 2] = (uint8_t)(fabsf(values[i]) * 255);
     free(values);
     return (q3_weight){ .data = data, .dtype = dtype, .block = block, .absmax = absmax };
 }
 
-static void run(const problem *p, float *y, const float *x, const float *z, const q3_weight *w, const float *bias)
+static void run(const problem *p, float *y, const float *x, const float *z, const q3_weight *w,
+                const float *bias)
 {
     int64_t wide = p->r == NT ? p->N : p->K;
     int64_t ldy = wide + p->pad, ldx = (p->r == NT ? p->K : p->N) + p->pad;
@@ -69,7 +71,8 @@ static void run(const problem *p, float *y, const float *x, const float *z, cons
     else if (p->r == NN)
         q3_gemm_nn_cpu(&(q3_gemm_nn_args){ y, x, *w, p->M, p->N, p->K, ldy, ldx, p->alpha, p->beta });
     else
-        q3_gemm_tn_cpu(&(q3_gemm_tn_args){ y, x, z, p->M, p->N, p->K, ldy, ldx, p->K + p->pad, p->alpha, p->beta });
+        q3_gemm_tn_cpu(
+            &(q3_gemm_tn_args){ y, x, z, p->M, p->N, p->K, ldy, ldx, p->K + p->pad, p->alpha, p->beta });
 }
 
 static double distance(const float *a, const float *b, int64_t n)
@@ -89,7 +92,8 @@ static void check(problem p)
     float *x = numbers(p.M * ((p.r == NT ? p.K : p.N) + p.pad)), *z = numbers(p.M * (p.K + p.pad));
     q3_weight w = weight(p.dtype, p.block, p.N * p.K);
     float *bias = p.bias ? numbers(p.N) : NULL;
-    float *start = numbers(size), *want = malloc((size_t)(size + 1) * 4), *got = malloc((size_t)(size + 1) * 4);
+    float *start = numbers(size), *want = malloc((size_t)(size + 1) * 4),
+          *got = malloc((size_t)(size + 1) * 4);
     float *first = malloc((size_t)(size + 1) * 4);
     for (int64_t i = 0; i < tall && p.beta == 0; i++)
         for (int64_t j = 0; j < wide; j++)
@@ -110,8 +114,8 @@ static void check(problem p)
             memcpy(want, got, (size_t)size * 4);
         double d = distance(got, want, size);
         if (!(d < 2e-6))
-            fail_msg("role %d, %lld x %lld x %lld, type %d, %s: relative distance %g", p.r, (long long)p.M, (long long)p.N,
-                     (long long)p.K, p.dtype, q3_cpu_level_name((q3_cpu_isa)level), d);
+            fail_msg("role %d, %lld x %lld x %lld, type %d, %s: relative distance %g", p.r, (long long)p.M,
+                     (long long)p.N, (long long)p.K, p.dtype, q3_cpu_level_name((q3_cpu_isa)level), d);
         for (int64_t i = 0; i < tall; i++)
             assert_memory_equal(got + i * ldy + wide, start + i * ldy + wide, (size_t)p.pad * 4);
     }
@@ -133,9 +137,11 @@ static void reference_is_the_triple_loop(void **unused)
         bias[i] = (float)i;
     q3_cpu_set_level(Q3_CPU_REFERENCE);
     const q3_weight weights = { .data = w, .dtype = Q3_F32 };
-    q3_gemm_nt_cpu(&(q3_gemm_nt_args){ .y = y, .x = x, .w = weights, .bias = bias, .M = M, .N = N, .K = K, .alpha = 2 });
+    q3_gemm_nt_cpu(
+        &(q3_gemm_nt_args){ .y = y, .x = x, .w = weights, .bias = bias, .M = M, .N = N, .K = K, .alpha = 2 });
     q3_gemm_nn_cpu(&(q3_gemm_nn_args){ .y = back, .x = y, .w = weights, .M = M, .N = N, .K = K, .alpha = 1 });
-    q3_gemm_tn_cpu(&(q3_gemm_tn_args){ .y = weight_grad, .x = y, .z = x, .M = M, .N = N, .K = K, .alpha = 1 });
+    q3_gemm_tn_cpu(
+        &(q3_gemm_tn_args){ .y = weight_grad, .x = y, .z = x, .M = M, .N = N, .K = K, .alpha = 1 });
     for (int m = 0; m < M; m++)
         for (int n = 0; n < N; n++) {
             float sum = 0;
@@ -163,14 +169,20 @@ static void odd_sizes_agree_with_the_reference(void **unused)
 {
     (void)unused;
     static const int64_t sizes[][3] = {
-        { 1, 1, 1 },    { 1, 7, 33 },    { 7, 33, 1 },   { 33, 1, 7 },    { 17, 16, 4 },  { 18, 31, 5 },
+        { 1, 1, 1 },     { 1, 7, 33 },    { 7, 33, 1 },   { 33, 1, 7 },    { 17, 16, 4 },  { 18, 31, 5 },
         { 33, 65, 257 }, { 29, 257, 66 }, { 4097, 3, 2 }, { 3, 4097, 17 }, { 2, 9, 4097 }, { 43, 300, 513 },
-        { 0, 5, 6 },    { 20, 0, 6 },    { 20, 5, 0 },   { 1, 5, 0 },
+        { 0, 5, 6 },     { 20, 0, 6 },    { 20, 5, 0 },   { 1, 5, 0 },
     };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int r = NT; r <= TN; r++)
-            check((problem){ .r = (role)r, .M = sizes[i][0], .N = sizes[i][1], .K = sizes[i][2], .dtype = Q3_F32,
-                             .alpha = i % 2 ? 1 : -0.5f, .beta = i % 3 ? 0 : (i % 2 ? 1 : 0.25f), .bias = i % 4 < 2,
+            check((problem){ .r = (role)r,
+                             .M = sizes[i][0],
+                             .N = sizes[i][1],
+                             .K = sizes[i][2],
+                             .dtype = Q3_F32,
+                             .alpha = i % 2 ? 1 : -0.5f,
+                             .beta = i % 3 ? 0 : (i % 2 ? 1 : 0.25f),
+                             .bias = i % 4 < 2,
                              .pad = (int64_t)(i % 3) });
 }
 
@@ -178,12 +190,20 @@ static void every_weight_type_agrees_with_the_reference(void **unused)
 {
     (void)unused;
     static const q3_dtype types[] = { Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4 };
-    static const int64_t sizes[][3] = { { 1, 19, 128 }, { 16, 35, 77 }, { 30, 67, 141 }, { 20, 9, 1 }, { 19, 128, 300 } };
+    static const int64_t sizes[][3] = {
+        { 1, 19, 128 }, { 16, 35, 77 }, { 30, 67, 141 }, { 20, 9, 1 }, { 19, 128, 300 }
+    };
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
             for (int r = NT; r <= NN; r++) // odd rows: blocks straddle them and begin in the middle of a byte
-                check((problem){ .r = (role)r, .M = sizes[i][0], .N = sizes[i][1], .K = sizes[i][2], .dtype = types[t],
-                                 .block = i % 2 ? 32 : 64, .alpha = 1, .bias = i % 2 });
+                check((problem){ .r = (role)r,
+                                 .M = sizes[i][0],
+                                 .N = sizes[i][1],
+                                 .K = sizes[i][2],
+                                 .dtype = types[t],
+                                 .block = i % 2 ? 32 : 64,
+                                 .alpha = 1,
+                                 .bias = i % 2 });
 }
 
 /* What a row gives does not depend on the rows beside it. */

@@ -11,9 +11,9 @@ typedef struct setting {
 } setting;
 
 static const setting settings[] = {
-    { 7, 5, 33, Q3_F32, 1, 1 },          { 1, 1, 2, Q3_F32, 1, 1 },    { 33, 16, 7, Q3_BF16, 1.0f / 33, 1 },
+    { 7, 5, 33, Q3_F32, 1, 1 },         { 1, 1, 2, Q3_F32, 1, 1 }, { 33, 16, 7, Q3_BF16, 1.0f / 33, 1 },
     { 70, 3, 20001, Q3_F32, 0.25f, 1 }, // more rows than are made at a time
-    { 5, 64, 300, Q3_BF16, 0.2f, 10 },  { 0, 4, 9, Q3_F32, 1, 1 },    { 4, 8, 4097, Q3_NF4, 0.5f, 1 },
+    { 5, 64, 300, Q3_BF16, 0.2f, 10 },  { 0, 4, 9, Q3_F32, 1, 1 }, { 4, 8, 4097, Q3_NF4, 0.5f, 1 },
 };
 
 static void build(q3_case *c)

@@ -30,7 +30,8 @@ static void expected(const q3_case *c, double *y)
     const setting *s = &settings[c->variant];
     const q3_random random = { .seed = 42, .purpose = Q3_RANDOM_DROPOUT, .step = 0, .site = s->stream };
     for (int64_t i = 0; i < s->T * s->C; i++)
-        y[i] = q3_random_uniform(&random, (uint64_t)i) < s->p ? 0 : q3_f32(c->in[0])[i] / (1.0 - (double)s->p);
+        y[i] =
+            q3_random_uniform(&random, (uint64_t)i) < s->p ? 0 : q3_f32(c->in[0])[i] / (1.0 - (double)s->p);
 }
 
 const q3_op_case q3_case_dropout = {

@@ -9,9 +9,9 @@ typedef struct setting {
 } setting;
 
 static const setting settings[] = {
-    { 7, 33, 5, true, Q3_F32 },    { 1, 1, 1, false, Q3_F32 },   { 33, 7, 70, true, Q3_F32 },
+    { 7, 33, 5, true, Q3_F32 },     { 1, 1, 1, false, Q3_F32 },   { 33, 7, 70, true, Q3_F32 },
     { 19, 300, 33, false, Q3_F32 }, { 17, 45, 29, true, Q3_NF4 }, { 65, 40, 17, false, Q3_BF16 },
-    { 4, 77, 9, true, Q3_FP4 },    { 0, 8, 3, true, Q3_F32 },    { 4097, 3, 2, true, Q3_F32 },
+    { 4, 77, 9, true, Q3_FP4 },     { 0, 8, 3, true, Q3_F32 },    { 4097, 3, 2, true, Q3_F32 },
 };
 
 q3_tensor *q3_case_weight(q3_case *c, q3_dtype dtype, int64_t rows, int64_t columns)
@@ -47,7 +47,10 @@ static void build(q3_case *c)
     c->differentiable[1] = s->dtype == Q3_F32;
 }
 
-static q3_tensor *apply(const q3_case *c, q3_ctx *ctx) { return q3_linear(ctx, c->in[0], c->in[1], c->in[2]); }
+static q3_tensor *apply(const q3_case *c, q3_ctx *ctx)
+{
+    return q3_linear(ctx, c->in[0], c->in[1], c->in[2]);
+}
 
 static void expected(const q3_case *c, double *y)
 {
