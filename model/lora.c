@@ -1,5 +1,6 @@
 #include "model/lora.h"
 
+#include <limits.h>
 #include <math.h>
 #include <regex.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 #include "core/json.h"
 #include "core/rng.h"
 #include "core/safetensors.h"
+#include "model/weights.h"
 
 #define PREFIX "base_model.model."
 
@@ -19,23 +21,39 @@ static bool all_linear(const q3_lora_config *c)
     return c->targets_is_pattern && strcasecmp(c->targets[0], "all-linear") == 0;
 }
 
+/* Python's pattern as a POSIX one that matches the whole; false when it is too long. Differences: (?:, \d, and that a
+ * backslash quotes within brackets too. */
+static bool to_posix(char *out, size_t bytes, const char *pattern)
+{
+    bool bracket = false;
+    size_t n = (size_t)snprintf(out, bytes, "^(");
+    const char *p = pattern;
+    for (; *p && n + 8 < bytes; p++) {
+        if (p[0] == '\\' && p[1]) {
+            p++;
+            if (*p == 'd')
+                n += (size_t)snprintf(out + n, bytes - n, bracket ? "0-9" : "[0-9]");
+            else
+                n += (size_t)snprintf(out + n, bytes - n, bracket ? "%c" : "\\%c", *p);
+        } else if (!bracket && strncmp(p, "(?:", 3) == 0) {
+            out[n++] = '(';
+            p += 2;
+        } else {
+            bracket = bracket ? *p != ']' : *p == '[';
+            out[n++] = *p;
+        }
+    }
+    snprintf(out + n, bytes - n, ")$");
+    return !*p;
+}
+
 /* Python's re.fullmatch, for the patterns people write here. */
 static q3_status full_match(bool *out, const char *pattern, const char *path)
 {
     char ere[1024];
-    size_t n = (size_t)snprintf(ere, sizeof ere, "^(");
-    for (const char *p = pattern; *p && n + 8 < sizeof ere; p++) {
-        if (strncmp(p, "(?:", 3) == 0) {
-            ere[n++] = '(';
-            p += 2;
-        } else if (strncmp(p, "\\d", 2) == 0) {
-            n += (size_t)snprintf(ere + n, sizeof ere - n, "[0-9]");
-            p++;
-        } else {
-            ere[n++] = *p;
-        }
-    }
-    snprintf(ere + n, sizeof ere - n, ")$");
+    if (!to_posix(ere, sizeof ere, pattern))
+        return q3_fail(Q3_ERR_USAGE, "lora.target_modules: the regular expression has %zu characters; at most 1000 are supported",
+                       strlen(pattern));
     regex_t re;
     int e = regcomp(&re, ere, REG_EXTENDED | REG_NOSUB);
     if (e != 0) {
@@ -82,10 +100,13 @@ static q3_status lay_out(q3_trainable *out, q3_model *model, q3_arena *mem, cons
             continue;
         p->lora_a = q3_tensor_wrap(mem, NULL, Q3_F32, 2, (const int64_t[]){ rank[i], q3_dim(p->w, 1) });
         p->lora_b = q3_tensor_wrap(mem, NULL, Q3_F32, 2, (const int64_t[]){ q3_dim(p->w, 0), rank[i] });
+        const char *path = q3_saved_name(mem, &model->config, p->path);
+        if (!path)
+            return Q3_ERR_MEMORY;
         tensors[n] = p->lora_a;
-        names[n++] = q3_arena_printf(mem, PREFIX "%s.lora_A.weight", p->path);
+        names[n++] = q3_arena_printf(mem, PREFIX "%s.lora_A.weight", path);
         tensors[n] = p->lora_b;
-        names[n++] = q3_arena_printf(mem, PREFIX "%s.lora_B.weight", p->path);
+        names[n++] = q3_arena_printf(mem, PREFIX "%s.lora_B.weight", path);
         if (!p->lora_a || !p->lora_b || !names[n - 1] || !names[n - 2])
             return Q3_ERR_MEMORY;
         tensors[n - 2]->name = names[n - 2];
@@ -124,6 +145,21 @@ static void draw_initial(q3_model *model, uint64_t seed)
     }
 }
 
+/* Layers that PEFT would adapt and this program does not must not be passed over. */
+static q3_status refuse_other_layers(const q3_lora_config *config)
+{
+    static const char *const others[] = { "lm_head", "model.language_model.embed_tokens", "model.visual.patch_embed.proj",
+                                          "model.visual.pos_embed" };
+    for (size_t i = 0; i < sizeof others / sizeof *others && !all_linear(config); i++) {
+        bool hit;
+        Q3_TRY(q3_lora_matches(&hit, config, others[i]));
+        if (hit)
+            return q3_fail(Q3_ERR_USAGE, "lora.target_modules matches %s, and adapters are for the linear layers of the decoder and of the vision blocks and mergers; name them more closely, e.g. attn.proj",
+                           others[i]);
+    }
+    return Q3_OK;
+}
+
 q3_status q3_lora_create(q3_trainable *out, q3_model *model, q3_arena *mem, const q3_lora_config *config,
                          uint64_t seed)
 {
@@ -133,7 +169,10 @@ q3_status q3_lora_create(q3_trainable *out, q3_model *model, q3_arena *mem, cons
         return Q3_ERR_MEMORY;
     for (int i = 0; i < model->n_projections; i++) {
         bool hit;
-        Q3_TRY(q3_lora_matches(&hit, config, model->projections[i]->path));
+        const char *path = q3_saved_name(mem, &model->config, model->projections[i]->path);
+        if (!path)
+            return Q3_ERR_MEMORY;
+        Q3_TRY(q3_lora_matches(&hit, config, path));
         rank[i] = hit ? config->r : 0;
         matched += hit;
     }
@@ -141,6 +180,7 @@ q3_status q3_lora_create(q3_trainable *out, q3_model *model, q3_arena *mem, cons
         return q3_fail(Q3_ERR_USAGE, "lora.target_modules: \"%s\"%s matches no linear layer of the model; layers are called e.g. %s",
                        config->targets[0], config->n_targets > 1 ? " and the others" : "",
                        model->projections[model->n_projections - 1]->path);
+    Q3_TRY(refuse_other_layers(config));
     Q3_TRY(lay_out(out, model, mem, rank));
     set_scales(model, config);
     draw_initial(model, seed);
@@ -184,7 +224,7 @@ static q3_status tensor_place(q3_proj **p, bool *is_b, const q3_model *model, co
     return Q3_OK;
 }
 
-static q3_status bind_file(q3_trainable *out, q3_model *model, q3_arena *mem, const q3_safetensors *file,
+static q3_status bind_file(q3_trainable *out, q3_model *model, q3_arena *mem, int r, const q3_safetensors *file,
                            const char *path)
 {
     int *rank = Q3_ZNEW(mem, int, model->n_projections + 1);
@@ -196,6 +236,8 @@ static q3_status bind_file(q3_trainable *out, q3_model *model, q3_arena *mem, co
         q3_proj *p;
         bool is_b;
         Q3_TRY(tensor_place(&p, &is_b, model, t, path));
+        if (found[2 * p->stream + is_b])
+            return q3_fail(Q3_ERR_FORMAT, "%s: tensors %s and %s are for the same layer", path, found[2 * p->stream + is_b]->name, t->name);
         found[2 * p->stream + is_b] = t;
     }
     for (int i = 0; i < model->n_projections; i++) {
@@ -203,7 +245,9 @@ static q3_status bind_file(q3_trainable *out, q3_model *model, q3_arena *mem, co
         if (!a != !b || (a && a->shape[0] != b->shape[1]))
             return q3_fail(Q3_ERR_FORMAT, "%s: lora_A and lora_B of %s do not belong together", path,
                            model->projections[i]->path);
-        rank[i] = a ? (int)a->shape[0] : 0;
+        if (a && a->shape[0] != r)
+            return q3_fail(Q3_ERR_FORMAT, "%s: tensor %s is %s, and adapter_config.json says r %d", path, a->name, q3_st_shape(a), r);
+        rank[i] = a ? r : 0;
     }
     Q3_TRY(lay_out(out, model, mem, rank));
     if (!out->n_slots)
@@ -226,7 +270,7 @@ static q3_status refuse_unsupported(const q3_json *doc)
     static const char *const must_be_false[] = { "use_dora", "fan_in_fan_out", "use_qalora", "lora_bias" };
     static const char *const must_be_null[] = { "modules_to_save", "layer_replication", "trainable_token_indices",
                                                 "target_parameters", "alora_invocation_tokens", "use_bdlora",
-                                                "velora_config", "arrow_config" };
+                                                "velora_config", "arrow_config", "kasa_config", "monteclora_config" };
     static const char *const must_be_empty[] = { "rank_pattern", "alpha_pattern" };
     const char *type;
     Q3_TRY(q3_json_string(&type, doc, doc->root, "peft_type", "LORA"));
@@ -284,6 +328,9 @@ static q3_status read_config(q3_lora_config *out, q3_arena *mem, const char *pat
     st = st ? st : q3_json_bool(&out->use_rslora, &doc, doc.root, "use_rslora", false);
     st = st ? st : q3_json_string(&base, &doc, doc.root, "base_model_name_or_path", "");
     st = st ? st : read_targets(out, &doc, mem);
+    if (st == Q3_OK && (r < 1 || r > INT_MAX || !(out->dropout >= 0 && out->dropout < 1)))
+        st = q3_fail(Q3_ERR_FORMAT, "%s: r is %lld and lora_dropout %g; r must be positive, lora_dropout in [0, 1)", doc.name,
+                     (long long)r, out->dropout);
     out->r = (int)r;
     if (st == Q3_OK && !(out->base = q3_arena_strdup(mem, base)))
         st = Q3_ERR_MEMORY;
@@ -297,7 +344,7 @@ static q3_status load(q3_trainable *out, q3_lora_config *config, q3_model *model
     q3_safetensors *file = NULL;
     q3_status st = path && weights ? read_config(config, mem, path) : Q3_ERR_MEMORY;
     st = st ? st : q3_safetensors_open(&file, weights);
-    st = st ? st : bind_file(out, model, mem, file, weights);
+    st = st ? st : bind_file(out, model, mem, config->r, file, weights);
     if (st == Q3_OK)
         set_scales(model, config);
     q3_safetensors_close(file);

@@ -37,9 +37,17 @@ static q3_status copy_generation_config(const char *from, const char *dir)
     return st;
 }
 
+const char *q3_saved_name(q3_arena *mem, const q3_model_config *c, const char *name)
+{
+    static const char with[] = "model.language_model.";
+    bool shorten = !c->has_vision && strncmp(name, with, sizeof with - 1) == 0;
+    return shorten ? q3_arena_printf(mem, "model.%s", name + sizeof with - 1) : q3_arena_strdup(mem, name);
+}
+
 /* Values for the writer: f32 as they are, or rounded to bf16 in a buffer that lives until the next call. */
 typedef struct converter {
     const q3_model *m;
+    const char **names; // as saved, by parameter
     uint16_t *buffer;
     size_t capacity;
 } converter;
@@ -49,7 +57,7 @@ static q3_status fill(const void **data, const q3_st_tensor *t, void *arg)
     converter *c = arg;
     for (int i = 0; i < c->m->n_params; i++) {
         const q3_tensor *w = c->m->params[i].tensor;
-        if (strcmp(w->name, t->name) != 0)
+        if (strcmp(c->names[i], t->name) != 0)
             continue;
         int64_t n = q3_numel(w);
         if ((size_t)n > c->capacity) {
@@ -67,10 +75,10 @@ static q3_status fill(const void **data, const q3_st_tensor *t, void *arg)
     return q3_fail(Q3_ERR_FAIL, "no parameter is called %s", t->name);
 }
 
-static q3_st_tensor entry_of(const q3_model *m, const q3_tensor *w, q3_dtype dtype)
+static q3_st_tensor entry_of(const q3_model *m, const q3_tensor *w, const char *name, q3_dtype dtype)
 {
     const q3_vision_config *v = &m->config.vision;
-    q3_st_tensor t = { .name = w->name, .dtype = dtype, .ndim = w->ndim, .data = dtype == Q3_F32 ? w->data : NULL };
+    q3_st_tensor t = { .name = name, .dtype = dtype, .ndim = w->ndim, .data = dtype == Q3_F32 ? w->data : NULL };
     for (int i = 0; i < w->ndim; i++)
         t.shape[i] = w->shape[i];
     if (w == m->patch_embed.w) { // the reference's Conv3d kernel
@@ -81,34 +89,39 @@ static q3_st_tensor entry_of(const q3_model *m, const q3_tensor *w, q3_dtype dty
     return t;
 }
 
-static q3_status save_tensors(const q3_model *m, const char *path, q3_dtype dtype)
+static q3_status save_tensors(const q3_model *m, q3_arena *mem, const char *path, q3_dtype dtype)
 {
-    converter c = { .m = m };
-    q3_st_tensor *tensors = q3_calloc((size_t)m->n_params + 1, sizeof *tensors);
-    if (!tensors)
+    converter c = { .m = m, .names = Q3_NEW(mem, const char *, m->n_params + 1) };
+    q3_st_tensor *tensors = Q3_NEW(mem, q3_st_tensor, m->n_params + 1);
+    if (!tensors || !c.names)
         return Q3_ERR_MEMORY;
     for (int i = 0; i < m->n_params; i++) {
         const q3_tensor *w = m->params[i].tensor;
         Q3_CHECK(w->dtype == Q3_F32, "%s is %s", w->name, q3_shape(w));
-        tensors[i] = entry_of(m, w, dtype);
+        if (!(c.names[i] = q3_saved_name(mem, &m->config, w->name)))
+            return Q3_ERR_MEMORY;
+        tensors[i] = entry_of(m, w, c.names[i], dtype);
     }
     const q3_st_pair format = { "format", "pt" };
     const q3_st_write file = { .path = path, .tensors = tensors, .n = m->n_params, .metadata = &format, .n_metadata = 1, .fill = fill, .arg = &c };
     q3_status st = q3_safetensors_stream(&file);
     q3_free(c.buffer);
-    q3_free(tensors);
     return st;
 }
 
 q3_status q3_model_save(const q3_model *m, const char *from, const char *dir, q3_dtype dtype)
 {
+    Q3_CHECK(dtype == Q3_F32 || dtype == Q3_BF16, "type %d", (int)dtype);
     const q3_config_edit edit = { .dtype = q3_torch_dtype_name(dtype), .drop_quantization = true };
     Q3_TRY(q3_model_copy_files(from, dir));
     Q3_TRY(copy_generation_config(from, dir));
     Q3_TRY(q3_model_config_write(&m->config, dir, &edit));
+    q3_arena mem;
+    Q3_TRY(q3_arena_create(&mem, "names of tensors", (size_t)1 << 30));
     char *path = q3_path_join(dir, "model.safetensors");
-    q3_status st = path ? save_tensors(m, path, dtype) : Q3_ERR_MEMORY;
+    q3_status st = path ? save_tensors(m, &mem, path, dtype) : Q3_ERR_MEMORY;
     q3_free(path);
+    q3_arena_destroy(&mem);
     return st;
 }
 
@@ -139,7 +152,8 @@ static q3_status quantize_one(q3_st_tensor *out, int64_t *n_out, q3_arena *mem, 
     return Q3_OK;
 }
 
-static q3_status quantize_all(q3_weights *files, q3_arena *mem, const char *path, const q3_load_options *o)
+static q3_status quantize_all(q3_weights *files, const q3_model_config *config, q3_arena *mem, const char *path,
+                              const q3_load_options *o)
 {
     int64_t n = q3_weights_count(files), written = 0, matrices = 0;
     q3_st_tensor *out = Q3_ZNEW(mem, q3_st_tensor, Q3_4BIT_TENSORS * n + 1);
@@ -148,18 +162,21 @@ static q3_status quantize_all(q3_weights *files, q3_arena *mem, const char *path
     for (int64_t i = 0; i < n; i++) {
         const char *name = q3_weights_name(files, i);
         const q3_st_tensor *s = q3_weights_at(files, i);
+        const char *saved = q3_saved_name(mem, config, name);
         char module[256];
         size_t end = strlen(name) > 7 ? strlen(name) - 7 : 0; // without ".weight"
         snprintf(module, sizeof module, "%.*s", (int)end, name);
+        if (!saved)
+            return Q3_ERR_MEMORY;
         if (q3_weights_is_quantized(files, name))
             return q3_fail(Q3_ERR_MODEL, "%s: the model is in 4 bits already (%s)", q3_weights_dir(files), name);
         if (is_linear(name) && s->ndim == 2 && !q3_module_skipped(o, module)) {
-            Q3_TRY(quantize_one(out, &written, mem, name, s, o));
+            Q3_TRY(quantize_one(out, &written, mem, saved, s, o));
             matrices++;
             q3_log_live("quantized %lld matrices, %s", (long long)matrices, name);
         } else {
             out[written] = *s;
-            out[written++].name = name;
+            out[written++].name = saved;
         }
     }
     if (!matrices)
@@ -183,7 +200,7 @@ static q3_status quantize_dir(const char *from, const char *dir, const q3_load_o
                                                   .n_skip = o->skip ? o->n_skip : 2 };
     const q3_config_edit edit = { .quantization = &quantization };
     char *path = q3_path_join(dir, "model.safetensors");
-    q3_status st = path ? quantize_all(files, mem, path, o) : Q3_ERR_MEMORY;
+    q3_status st = path ? quantize_all(files, &config, mem, path, o) : Q3_ERR_MEMORY;
     q3_free(path);
     return st ? st : q3_model_config_write(&config, dir, &edit);
 }

@@ -213,7 +213,8 @@ static void norm(builder *b, q3_norm *n, const char *path, int64_t width, bool b
 static void projection(builder *b, q3_proj *p, const char *path, int64_t out, int64_t in, bool bias)
 {
     char name[NAME_BYTES];
-    p->path = q3_arena_strdup(b->mem, path);
+    if (!(p->path = q3_arena_strdup(b->mem, path)))
+        b->status = Q3_ERR_MEMORY;
     snprintf(name, sizeof name, "%s.weight", path);
     p->w = matrix(b, name, out, in, b->o->load_in_4bit && !q3_module_skipped(b->o, path));
     snprintf(name, sizeof name, "%s.bias", path);

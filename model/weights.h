@@ -27,6 +27,10 @@ bool q3_module_skipped(const q3_load_options *o, const char *path);
 q3_status q3_model_load(q3_model *out, q3_arena *mem, const char *dir, const q3_load_options *options);
 void q3_model_close(q3_model *m);
 
+/* The name under which the model's own class saves a parameter or module: text-only models have no "language_model.". In
+ * `mem`, NULL when it is full. */
+const char *q3_saved_name(q3_arena *mem, const q3_model_config *c, const char *name);
+
 /* Every parameter becomes trainable: f32, in one flat buffer, in checkpoint order. The model must not be quantized. */
 q3_status q3_model_train_all(q3_trainable *out, q3_model *m, q3_arena *mem);
 
