@@ -1,4 +1,4 @@
-/* tokenize: texts to token ids and back, a line at a time; made to be asked by other programs through pipes. */
+/* tokenize: texts to token ids and back, a line at a time, also through the pipes of another program. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
