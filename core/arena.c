@@ -39,22 +39,36 @@ static bool must_fail(void)
     return at > 0 && n == at;
 }
 
+/* Address space is free, but some machines promise less of it (overcommit, ulimit -v): take what can be had. */
+static void *reserve_range(size_t *bytes)
+{
+    enum { LEAST = 1 << 26 };
+    for (;; *bytes /= 2) {
+        void *p = mmap(NULL, *bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (p != MAP_FAILED || *bytes / 2 < LEAST)
+            return p == MAP_FAILED ? NULL : p;
+    }
+}
+
 q3_status q3_arena_create(q3_arena *out, const char *name, size_t limit)
 {
     *out = (q3_arena){ .name = name };
-    void *p = must_fail() ? MAP_FAILED
-                          : mmap(NULL, limit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED)
+    size_t bytes = limit;
+    void *p = must_fail() ? NULL : reserve_range(&bytes);
+    if (!p)
         return q3_fail(Q3_ERR_MEMORY, "%s: cannot reserve %s of address space", name, q3_bytes(limit));
     out->base = p;
-    out->limit = limit;
-    return Q3_OK; // not poisoned here: the shadow of the whole range would be memory in use
+    out->limit = bytes;
+    return Q3_OK;
 }
+
+/* What the arena has ever handed out lies below this. */
+static size_t touched(const q3_arena *arena) { return arena->peak < arena->limit ? arena->peak : arena->limit; }
 
 void q3_arena_destroy(q3_arena *arena)
 {
     if (arena->base) {
-        ASAN_UNPOISON_MEMORY_REGION(arena->base, arena->peak < arena->limit ? arena->peak : arena->limit);
+        ASAN_UNPOISON_MEMORY_REGION(arena->base, touched(arena)); // the addresses may come back from another mmap
         munmap(arena->base, arena->limit);
     }
     *arena = (q3_arena){ 0 };
