@@ -122,7 +122,8 @@ static q3_status write_dir(const char *to, const char *tmp, const char *from, co
     uint64_t before, after;
     Q3_TRY(weight_bytes(&before, from));
     Q3_TRY(q3_dir_remove(tmp)); // of a run that was interrupted
-    q3_status st = q3_model_quantize(from, tmp, load);
+    q3_status st = q3_dir_create(tmp);
+    st = st ? st : q3_model_quantize(from, tmp, load);
     st = st ? st : weight_bytes(&after, tmp);
     st = st ? st : q3_dir_publish(to, tmp);
     if (st == Q3_OK) {

@@ -12,7 +12,7 @@
 
 #include "core/file.h"
 #include "core/json.h"
-#include "tests/support/process.h"
+#include "tests/support/ask.h"
 
 #define SMALL "tokenize --model tests/golden/tokenizer/small"
 #define QWEN3 "tokenize --model tests/golden/tokenizer/qwen3"
@@ -29,7 +29,7 @@ static int prepare(void **state)
 
 static void assert_answer(const char *arguments, const char *input, const char *out)
 {
-    q3_process p = q3_process_run(Q3_PROGRAM, arguments, input, strlen(input));
+    q3_process p = q3_ask(Q3_PROGRAM, arguments, input, strlen(input));
     assert_string_equal(p.err, "");
     assert_string_equal(p.out, out);
     assert_int_equal(p.code, 0);
@@ -40,7 +40,7 @@ static void assert_answer(const char *arguments, const char *input, const char *
 static void assert_refused(const char *arguments, const char *input, size_t n, const char *out,
                            const char *sentence)
 {
-    q3_process p = q3_process_run(Q3_PROGRAM, arguments, input, n);
+    q3_process p = q3_ask(Q3_PROGRAM, arguments, input, n);
     char want[600];
     snprintf(want, sizeof want, "qwen3-sft: <stdin>:%s\n", sentence);
     assert_string_equal(p.err, want);
@@ -63,12 +63,12 @@ static void escapes_are_characters(void **state)
     (void)state;
     static const char raw[] = "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80/\x7f\"\n";
     static const char escaped[] = "\"\\u0000\\b\\f\\n\\r\\t\\\"\\\\\"\n";
-    q3_process plain = q3_process_run(Q3_PROGRAM, SMALL, raw, sizeof raw - 1);
+    q3_process plain = q3_ask(Q3_PROGRAM, SMALL, raw, sizeof raw - 1);
     assert_int_equal(plain.code, 0);
-    assert_true(plain.out_size > 4);
+    assert_true(strlen(plain.out) > 4);
     assert_answer(SMALL, "\"\\u00e9\\u20AC\\ud83D\\uDE00\\/\\u007f\"\n", plain.out);
     q3_process_free(&plain);
-    q3_process ids = q3_process_run(Q3_PROGRAM, SMALL, escaped, sizeof escaped - 1);
+    q3_process ids = q3_ask(Q3_PROGRAM, SMALL, escaped, sizeof escaped - 1);
     assert_int_equal(ids.code, 0);
     assert_answer(SMALL " --decode", ids.out, escaped);
     q3_process_free(&ids);
@@ -178,11 +178,11 @@ static void the_vectors_come_out_as_the_reference_has_them(void **state)
         n++;
     }
     assert_true(n > 100);
-    q3_process out = q3_process_run(Q3_PROGRAM, QWEN3, texts.data, texts.size);
+    q3_process out = q3_ask(Q3_PROGRAM, QWEN3, texts.data, texts.size);
     assert_string_equal(out.err, "");
     assert_string_equal(out.out, ids.data);
-    q3_process back = q3_process_run(Q3_PROGRAM, QWEN3 " --decode", out.out, out.out_size);
-    q3_process again = q3_process_run(Q3_PROGRAM, QWEN3, back.out, back.out_size);
+    q3_process back = q3_ask(Q3_PROGRAM, QWEN3 " --decode", out.out, strlen(out.out));
+    q3_process again = q3_ask(Q3_PROGRAM, QWEN3, back.out, strlen(back.out));
     assert_string_equal(again.out, ids.data); // texts in NFC come back as they were, and so do their ids
     q3_process_free(&out);
     q3_process_free(&back);
@@ -202,12 +202,12 @@ static void a_line_of_megabytes_is_one_text(void **state)
         q3_text_append(&line, " the", 4);
     q3_text_append(&line, "\"\n\"a\"\n", 6);
     assert_false(line.failed);
-    q3_process p = q3_process_run(Q3_PROGRAM, QWEN3, line.data, line.size);
+    q3_process p = q3_ask(Q3_PROGRAM, QWEN3, line.data, line.size);
     assert_int_equal(p.code, 0);
-    assert_int_equal(p.out_size, 4 * (size_t)WORDS + 1 + 1 + 5); // "[279,...,279]" and "[64]"
-    assert_string_equal(p.out + p.out_size - 11, ",279]\n[64]\n");
-    q3_process back = q3_process_run(Q3_PROGRAM, QWEN3 " --decode", p.out, p.out_size);
-    assert_int_equal(back.out_size, line.size);
+    assert_int_equal(strlen(p.out), 4 * (size_t)WORDS + 1 + 1 + 5); // "[279,...,279]" and "[64]"
+    assert_string_equal(p.out + strlen(p.out) - 11, ",279]\n[64]\n");
+    q3_process back = q3_ask(Q3_PROGRAM, QWEN3 " --decode", p.out, strlen(p.out));
+    assert_int_equal(strlen(back.out), line.size);
     assert_memory_equal(back.out, line.data, line.size);
     q3_process_free(&p);
     q3_process_free(&back);
@@ -252,8 +252,8 @@ static void it_answers_each_line_before_it_reads_the_next(void **state)
 static void usage_and_output_errors(void **state)
 {
     (void)state;
-    q3_process_refuses(Q3_PROGRAM, "tokenize", 2, "tokenize needs --model DIR (see qwen3-sft tokenize --help)");
-    q3_process_refuses(Q3_PROGRAM, "tokenize --model tests/golden/vectors", 4,
+    q3_ask_refused(Q3_PROGRAM, "tokenize", 2, "tokenize needs --model DIR (see qwen3-sft tokenize --help)");
+    q3_ask_refused(Q3_PROGRAM, "tokenize --model tests/golden/vectors", 4,
                        "tests/golden/vectors: no tokenizer.json here, nor vocab.json with merges.txt");
     int status = system("echo '\"a\"' | " Q3_PROGRAM " " SMALL " >/dev/full 2>/dev/null");
     assert_true(WIFEXITED(status));
