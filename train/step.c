@@ -126,7 +126,8 @@ q3_status q3_train_step(q3_step_result *out, q3_trainer *t, q3_loader *loader)
     Q3_TRY(q3_clip_gradients(&out->grad_norm, &t->clip, t->config->train.max_grad_norm));
     q3_optimizer_step(t->optimizer, t->params.grads, out->learning_rate);
     t->state.step++;
-    t->state.epoch = (double)t->state.batch / (double)t->per_epoch;
+    int64_t whole = (t->state.batch - 1) / t->per_epoch; // summed as transformers does, to the last bit
+    t->state.epoch = (double)whole + (double)(t->state.batch - whole * t->per_epoch) / (double)t->per_epoch;
     t->state.tokens += out->tokens;
     return Q3_OK;
 }
