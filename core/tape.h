@@ -73,7 +73,8 @@ void q3_backward(q3_ctx *ctx, q3_tensor *loss, float seed);
 void q3_backward_from(q3_ctx *ctx, q3_tensor *out);
 
 /* Gradient checkpointing: y = block(x), of x's shape. Only x and y are kept; backward runs the block again with the
- * same counters and gets the same bits (Chen et al., arXiv:1604.06174). */
+ * same counters and gets the same bits (Chen et al., arXiv:1604.06174). Without recording it is a way to drop what a
+ * block leaves behind. */
 typedef q3_tensor *q3_block(q3_ctx *ctx, const void *arg, q3_tensor *x);
 q3_tensor *q3_checkpoint(q3_ctx *ctx, q3_block *block, const void *arg, q3_tensor *x);
 

@@ -39,6 +39,14 @@ typedef struct q3_vision_features {
     q3_tensor *deepstack[Q3_MAX_DEEPSTACK]; /* [M, H] each */
 } q3_vision_features;
 
+/* Is this layer's inside dropped behind it? By the checkpointing in training; always when nothing is recorded. */
+static inline bool q3_forget_layer(const q3_ctx *ctx, const q3_forward *f, int layer)
+{
+    if (!ctx->recording)
+        return true;
+    return f->checkpointing == Q3_CHECKPOINT_FULL || (f->checkpointing == Q3_CHECKPOINT_HALF && layer % 2 == 0);
+}
+
 /* y = x w' + b, with the projection's adapter if it has one. */
 q3_tensor *q3_project(q3_ctx *ctx, const q3_forward *f, const q3_proj *p, q3_tensor *x);
 

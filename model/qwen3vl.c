@@ -1,11 +1,37 @@
 #include "model/qwen3vl.h"
 
+#include <string.h>
+
+/* Does anything in the tower want a gradient, its own weights or adapters on them? */
+static bool vision_trained(const q3_model *m)
+{
+    for (int i = 0; i < m->n_params; i++)
+        if (m->params[i].vision && m->params[i].tensor->needs_grad)
+            return true;
+    for (int i = 0; i < m->n_projections; i++) {
+        const q3_proj *p = m->projections[i];
+        if (p->lora_a && p->lora_a->needs_grad && strncmp(p->path, "model.visual.", 13) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* A frozen tower leaves nothing for backward. */
+static q3_vision_features see(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b)
+{
+    bool recording = ctx->recording;
+    ctx->recording = recording && vision_trained(m);
+    q3_vision_features out = q3_vision_forward(ctx, m, f, b);
+    ctx->recording = recording;
+    return out;
+}
+
 q3_tensor *q3_qwen3vl_hidden(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
                              const int32_t *rows, int64_t n)
 {
     q3_vision_features vision = { 0 };
     if (b->n_images)
-        vision = q3_vision_forward(ctx, m, f, b);
+        vision = see(ctx, m, f, b);
     q3_tensor *x = q3_text_forward(ctx, m, f, b, b->n_images ? &vision : NULL);
     if (rows)
         x = q3_get_rows(ctx, x, rows, n);

@@ -99,11 +99,6 @@ static decoder decoder_of(q3_ctx *ctx, const q3_model *m, const q3_forward *f, c
     return d;
 }
 
-static bool checkpointed(const q3_forward *f, int layer)
-{
-    return f->checkpointing == Q3_CHECKPOINT_FULL || (f->checkpointing == Q3_CHECKPOINT_HALF && layer % 2 == 0);
-}
-
 static void tap(const q3_forward *f, int layer, q3_tensor *x)
 {
     char name[64];
@@ -127,7 +122,7 @@ q3_tensor *q3_text_forward(q3_ctx *ctx, const q3_model *m, const q3_forward *f, 
         layers[i] = d; // stays: backward may run the layer again
         layers[i].layer = &m->layers[i];
         layers[i].index = i;
-        x = checkpointed(f, i) ? q3_checkpoint(ctx, decoder_layer, &layers[i], x) : decoder_layer(ctx, &layers[i], x);
+        x = q3_forget_layer(ctx, f, i) ? q3_checkpoint(ctx, decoder_layer, &layers[i], x) : decoder_layer(ctx, &layers[i], x);
         tap(f, i, x);
         if (vision && i < m->config.vision.n_deepstack)
             x = q3_add_rows(ctx, x, vision->deepstack[i], b->image_rows, b->n_image_rows);

@@ -130,11 +130,6 @@ static q3_tensor *merge(q3_ctx *ctx, const tower *t, const q3_merger *merger, q3
     return q3_project(ctx, t->f, &merger->fc2, h);
 }
 
-static bool checkpointed(const q3_forward *f, int layer)
-{
-    return f->checkpointing == Q3_CHECKPOINT_FULL || (f->checkpointing == Q3_CHECKPOINT_HALF && layer % 2 == 0);
-}
-
 q3_vision_features q3_vision_forward(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b)
 {
     const q3_vision_config *c = &m->config.vision;
@@ -158,7 +153,7 @@ q3_vision_features q3_vision_forward(q3_ctx *ctx, const q3_model *m, const q3_fo
     for (int i = 0; i < c->depth; i++) {
         layers[i] = t;
         layers[i].block = &m->blocks[i];
-        h = checkpointed(f, i) ? q3_checkpoint(ctx, block, &layers[i], h) : block(ctx, &layers[i], h);
+        h = q3_forget_layer(ctx, f, i) ? q3_checkpoint(ctx, block, &layers[i], h) : block(ctx, &layers[i], h);
         tap(f, "blocks", i, h);
         for (int j = 0; j < c->n_deepstack; j++)
             if (c->deepstack[j] == i) {
