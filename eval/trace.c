@@ -129,6 +129,8 @@ static void tap(void *arg, const char *name, q3_tensor *x)
 {
     tracer *t = arg;
     char full[96];
+    if (t->ctx.dry) // out of memory: nothing was computed
+        return;
     snprintf(full, sizeof full, "out.%s", name);
     if (strncmp(name, "text.", 5) == 0) {
         output_tokens(t, full, x);
@@ -181,12 +183,14 @@ static q3_status forward_backward(tracer *t)
     const q3_forward f = { .checkpointing = t->o->checkpointing, .tap = again ? NULL : tap, .tap_arg = t };
     q3_step_begin(&t->ctx, back);
     q3_tensor *hidden = q3_qwen3vl_hidden(&t->ctx, &t->model, &f, &t->batch, NULL, t->batch.n_tokens);
-    output_tokens(t, "out.logits", q3_linear(&t->ctx, hidden, t->model.head, NULL));
+    q3_tensor *logits = q3_linear(&t->ctx, hidden, t->model.head, NULL);
+    Q3_TRY(q3_ctx_status(&t->ctx));
+    output_tokens(t, "out.logits", logits);
     int64_t n = t->batch.labels ? q3_batch_targets(&t->batch, NULL, NULL) : 0;
     if (back && !n)
         return q3_fail(Q3_ERR_DATA, "%s: no supervised token, so there is nothing to differentiate", t->o->batch);
     if (!n)
-        return q3_ctx_status(&t->ctx);
+        return Q3_OK;
     int32_t *rows = Q3_NEW(&t->run, int32_t, n), *targets = Q3_NEW(&t->run, int32_t, n);
     float *value = Q3_NEW(&t->run, float, 1);
     if (!rows || !targets || !value)
@@ -194,6 +198,7 @@ static q3_status forward_backward(tracer *t)
     q3_batch_targets(&t->batch, rows, targets);
     q3_tensor *x = q3_get_rows(&t->ctx, hidden, rows, n);
     q3_tensor *loss = q3_cross_entropy(&t->ctx, x, t->model.head, targets, 1.0f / (float)n);
+    Q3_TRY(q3_ctx_status(&t->ctx));
     *value = *q3_f32(loss);
     output(t, "out.loss", Q3_F32, 1, (const int64_t[]){ 1 }, value);
     if (back)
