@@ -5,8 +5,8 @@
 # shellcheck disable=SC2086
 q3_install $q3_libraries
 
-echo "building build/qwen3-sft and drawing the pictures, about a minute"
-targets="qwen3-sft sarcasm-data"
+echo "building build/qwen3-sft and drawing its pictures (a minute, when nothing is there yet)"
+targets="qwen3-sft qwen3-collate-check sarcasm-data"
 q3_build build -DCMAKE_BUILD_TYPE=Release -DQ3_TESTS=OFF
 
 set -- build/qwen3-sft --config configs/sarcasm.json "$@"

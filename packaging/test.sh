@@ -14,10 +14,10 @@ run_tests() { # directory
     (cd "$1" && ctest -L cpu -j "$jobs" --output-on-failure --no-tests=error)
 }
 
-echo "building build-sanitize"
+echo "building build-sanitize (two or three minutes, when nothing is there yet)"
 q3_build build-sanitize -DQ3_WERROR=$werror -DQ3_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Sanitize \
     -DCMAKE_C_FLAGS_SANITIZE="-O1 -g1"
 run_tests build-sanitize
-echo "building build-test"
+echo "building build-test (a minute)"
 q3_build build-test -DQ3_WERROR=$werror -DCMAKE_BUILD_TYPE=Release
 run_tests build-test
