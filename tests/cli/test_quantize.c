@@ -103,7 +103,8 @@ static void the_tokenizer_comes_along(void **state)
     assert_int_equal(p.code, 0);
     assert_string_equal(p.err, "");
     q3_process_free(&p);
-    static const char *const files[] = { "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json" };
+    static const char *const files[] = { "tokenizer.json", "tokenizer_config.json",
+                                         "preprocessor_config.json" };
     for (int i = 0; i < 3; i++) {
         char want[200];
         snprintf(path, sizeof path, "%s/%s", out, files[i]);
@@ -175,13 +176,13 @@ static void mistakes_are_usage_errors(void **state)
 {
     (void)state;
     q3_ask_refused(Q3_PROGRAM, "quantize --model " MODEL, 2,
-                       "quantize needs --out DIR (see qwen3-sft quantize --help)");
+                   "quantize needs --out DIR (see qwen3-sft quantize --help)");
     q3_ask_refused(Q3_PROGRAM, command(MODEL, "--quant-type int8"), 2,
-                       "--quant-type is \"int8\"; it must be nf4 or fp4");
+                   "--quant-type is \"int8\"; it must be nf4 or fp4");
     q3_ask_refused(Q3_PROGRAM, command(MODEL, "--skip-modules a,,b"), 2,
-                       "--skip-modules has an empty name; write --skip-modules a,b");
+                   "--skip-modules has an empty name; write --skip-modules a,b");
     q3_ask_refused_about(Q3_PROGRAM, command(MODEL, "--skip-modules qproj"), 2,
-                             "--skip-modules: \"qproj\" is no linear layer; they are called e.g. model.");
+                         "--skip-modules: \"qproj\" is no linear layer; they are called e.g. model.");
     q3_ask_refused_about(Q3_PROGRAM, command(MODEL, "--device cuda"), 2, "--device is \"cuda\"");
     q3_ask_refused_about(Q3_PROGRAM, command(REFERENCE, ""), 4, "the model is in 4 bits already");
     assert_false(q3_dir_exists(out));

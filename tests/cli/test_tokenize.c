@@ -52,7 +52,8 @@ static void assert_refused(const char *arguments, const char *input, size_t n, c
 static void a_line_gives_a_line(void **state)
 {
     (void)state;
-    assert_answer(QWEN3, "\"Hello, world!\"\n \"\" \r\n\t\"<|im_end|>\\n\"", "[9707,11,1879,0]\n[]\n[151645,198]\n");
+    assert_answer(QWEN3, "\"Hello, world!\"\n \"\" \r\n\t\"<|im_end|>\\n\"",
+                  "[9707,11,1879,0]\n[]\n[151645,198]\n");
     assert_answer(QWEN3, "", "");
     assert_answer(QWEN3 " --decode", "[9707,11,1879,0]\n[]\n [ 151645 , 198 ] \n",
                   "\"Hello, world!\"\n\"\"\n\"<|im_end|>\\n\"\n");
@@ -132,7 +133,7 @@ static void bad_ids_are_named_by_line_and_column(void **state)
         assert_refused(SMALL " --decode", cases[i].input, strlen(cases[i].input), "", cases[i].sentence);
 }
 
-/* A network has more rows than its tokenizer has tokens: 320 is its size here, and 372 the tokenizer's; then 400. */
+/* A network has more rows than its tokenizer has tokens. Here it has 320 for 372 tokens, then 400. */
 static void ids_of_the_network_decode_to_nothing(void **state)
 {
     (void)state;
@@ -254,7 +255,7 @@ static void usage_and_output_errors(void **state)
     (void)state;
     q3_ask_refused(Q3_PROGRAM, "tokenize", 2, "tokenize needs --model DIR (see qwen3-sft tokenize --help)");
     q3_ask_refused(Q3_PROGRAM, "tokenize --model tests/golden/vectors", 4,
-                       "tests/golden/vectors: no tokenizer.json here, nor vocab.json with merges.txt");
+                   "tests/golden/vectors: no tokenizer.json here, nor vocab.json with merges.txt");
     int status = system("echo '\"a\"' | " Q3_PROGRAM " " SMALL " >/dev/full 2>/dev/null");
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 1);

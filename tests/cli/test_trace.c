@@ -115,15 +115,15 @@ static void mistakes_are_usage_errors(void **state)
     (void)state;
     remove(out);
     q3_ask_refused(Q3_PROGRAM, "trace --model " MODEL " --out x", 2,
-                       "trace needs --batch FILE (see qwen3-sft trace --help)");
+                   "trace needs --batch FILE (see qwen3-sft trace --help)");
     q3_ask_refused(Q3_PROGRAM, command("--dtype bfloat16"), 2,
-                       "--dtype is \"bfloat16\"; a trace is computed in float32 only");
+                   "--dtype is \"bfloat16\"; a trace is computed in float32 only");
     q3_ask_refused(Q3_PROGRAM, command("--backward qlora"), 2,
-                       "--backward is \"qlora\"; it must be lora or full");
+                   "--backward is \"qlora\"; it must be lora or full");
     q3_ask_refused(Q3_PROGRAM, command("--loss mean"), 2,
-                       "--loss is \"mean\"; it must be micro_mean or token_mean");
+                   "--loss is \"mean\"; it must be micro_mean or token_mean");
     q3_ask_refused(Q3_PROGRAM, command("--gradient-checkpointing full"), 2,
-                       "--gradient-checkpointing full needs --backward lora or full");
+                   "--gradient-checkpointing full needs --backward lora or full");
     q3_ask_refused_about(Q3_PROGRAM, command("--backward lora"), 2, "--backward lora needs --adapter");
     q3_ask_refused_about(Q3_PROGRAM, command("--backward full --adapter " ADAPTER), 2, "--adapter");
     assert_false(q3_file_exists(out));

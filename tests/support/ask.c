@@ -47,8 +47,8 @@ static void refused(const char *program, const char *arguments, int code, const 
     q3_process p = q3_ask(program, arguments, NULL, 0);
     size_t size = strlen(p.err);
     const char *said = p.err + sizeof prefix - 1;
-    bool fits = p.code == code && !*p.out && size > sizeof prefix && strchr(p.err, '\n') == p.err + size - 1 &&
-                strncmp(p.err, prefix, sizeof prefix - 1) == 0;
+    bool fits = p.code == code && !*p.out && size > sizeof prefix &&
+                strchr(p.err, '\n') == p.err + size - 1 && strncmp(p.err, prefix, sizeof prefix - 1) == 0;
     if (fits && whole)
         fits = strlen(said) == strlen(text) + 1 && strncmp(said, text, strlen(text)) == 0;
     if (!fits || !strstr(said, text))
