@@ -65,13 +65,13 @@ int64_t q3_checkpoint_newest(const char *dir)
     return find(dir, true, -1, &n);
 }
 
-q3_status q3_weights_save(const q3_trainer *t, const char *dir)
+q3_status q3_weights_save(const q3_trainer *t, const char *dir, q3_dtype dtype)
 {
     Q3_TRY(q3_dir_create(dir));
     if (t->lora.r)
         return q3_lora_save(&t->trainable, &t->lora, dir);
     char *model = q3_path_join(dir, "model");
-    q3_status st = model ? q3_model_save(&t->model, t->config->model.path, model, Q3_F32) : Q3_ERR_MEMORY;
+    q3_status st = model ? q3_model_save(&t->model, t->config->model.path, model, dtype) : Q3_ERR_MEMORY;
     q3_free(model);
     return st;
 }
@@ -136,11 +136,26 @@ static q3_status save_state(const q3_trainer *t, const char *path)
 static q3_status write_files(const q3_trainer *t, const char *dir)
 {
     char *optimizer = q3_path_join(dir, "optimizer.safetensors"), *state = q3_path_join(dir, "trainer_state.json");
-    q3_status st = optimizer && state ? q3_weights_save(t, dir) : Q3_ERR_MEMORY;
+    q3_status st = optimizer && state ? q3_weights_save(t, dir, Q3_F32) : Q3_ERR_MEMORY;
     st = st ? st : save_optimizer(t, optimizer);
     st = st ? st : save_state(t, state);
     q3_free(optimizer);
     q3_free(state);
+    return st;
+}
+
+/* Under its name a checkpoint is whole or absent while it goes, too. */
+static q3_status discard(const char *path)
+{
+    char *old = q3_malloc(strlen(path) + sizeof ".old.tmp");
+    if (!old)
+        return Q3_ERR_MEMORY;
+    sprintf(old, "%s.old.tmp", path);
+    q3_status st = q3_dir_remove(old);
+    if (st == Q3_OK && rename(path, old) != 0 && errno != ENOENT)
+        st = q3_fail(Q3_ERR_IO, "%s: cannot be renamed: %s", path, strerror(errno));
+    st = st ? st : q3_dir_remove(old);
+    q3_free(old);
     return st;
 }
 
@@ -154,7 +169,7 @@ static q3_status rotate(const q3_trainer *t)
         if (n <= limit || oldest < 0)
             break;
         char *path = q3_checkpoint_path(t->output_dir, oldest);
-        q3_status st = path ? q3_dir_remove(path) : Q3_ERR_MEMORY;
+        q3_status st = path ? discard(path) : Q3_ERR_MEMORY;
         q3_free(path);
         Q3_TRY(st);
     }
@@ -166,10 +181,11 @@ q3_status q3_checkpoint_save(q3_trainer *t)
     char *dir = q3_checkpoint_path(t->output_dir, t->state.step), *tmp = NULL;
     if (dir && (tmp = q3_malloc(strlen(dir) + 5)) != NULL)
         sprintf(tmp, "%s.tmp", dir);
+    t->state.samples = t->n_train;
     q3_status st = tmp ? q3_dir_remove(tmp) : Q3_ERR_MEMORY;
     st = st ? st : q3_dir_create(tmp);
     st = st ? st : write_files(t, tmp);
-    st = st ? st : q3_dir_remove(dir);
+    st = st ? st : discard(dir);
     st = st ? st : q3_dir_publish(dir, tmp);
     if (st != Q3_OK && tmp) {
         char why[1024];
@@ -193,20 +209,20 @@ static bool harmless(int id)
     return false;
 }
 
-static q3_status compare_config(const q3_trainer *t, const char *saved, const char *dir)
+q3_status q3_checkpoint_compare(const q3_config *now, const char *saved, const char *dir)
 {
     q3_config old;
     int ids[Q3_CONFIG_KEYS], wrong = 0;
     q3_text names = { 0 };
     Q3_TRY(q3_config_parse(&old, saved, strlen(saved), dir, NULL, 0));
-    int n = q3_config_diff(ids, &old, t->config);
+    int n = q3_config_diff(ids, &old, now);
     for (int i = 0; i < n; i++) {
         if (harmless(ids[i]))
             continue;
         q3_text_printf(&names, "%s%s (", wrong++ ? ", " : "", q3_config_table[ids[i]].name);
         q3_config_value(&names, &old, ids[i]);
         q3_text_printf(&names, " there, ");
-        q3_config_value(&names, t->config, ids[i]);
+        q3_config_value(&names, now, ids[i]);
         q3_text_printf(&names, " here)");
     }
     q3_status st = Q3_OK;
@@ -241,13 +257,23 @@ q3_status q3_checkpoint_load_weights(q3_trainer *t, const char *dir)
     return q3_status_as(st, Q3_ERR_MODEL);
 }
 
+/* Another number of samples is another data set: the cursor would point into it at random. */
+static q3_status compare_data(const q3_trainer *t, const char *dir)
+{
+    if (t->state.samples == t->n_train)
+        return Q3_OK;
+    return q3_fail(Q3_ERR_USAGE, "%s was made with %" PRId64 " training samples, and data.train has %" PRId64 " now; resume with the same data, or start anew from its adapter with lora.init_adapter",
+                   dir, t->state.samples, t->n_train);
+}
+
 q3_status q3_checkpoint_load(q3_trainer *t, const char *dir)
 {
     char *state = q3_path_join(dir, "trainer_state.json"), *optimizer = q3_path_join(dir, "optimizer.safetensors");
     char *saved = NULL;
     q3_state_free(&t->state);
     q3_status st = state && optimizer ? q3_state_load(&t->state, &saved, state) : Q3_ERR_MEMORY;
-    st = st ? st : compare_config(t, saved, dir);
+    st = st ? st : q3_checkpoint_compare(t->config, saved, dir);
+    st = st ? st : compare_data(t, dir);
     st = st ? st : q3_checkpoint_load_weights(t, dir);
     st = st ? st : load_optimizer(t, optimizer);
     q3_free(saved);

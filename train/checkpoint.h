@@ -16,6 +16,10 @@ q3_status q3_checkpoint_save(q3_trainer *t);
  * the result. Errors: Q3_ERR_USAGE (names the keys that differ), Q3_ERR_MODEL. */
 q3_status q3_checkpoint_load(q3_trainer *t, const char *dir);
 
+/* Whether the config `saved` (as JSON, of the run in `dir`) agrees with `now` in everything that shapes the result.
+ * Error: Q3_ERR_USAGE (names the keys that differ). */
+q3_status q3_checkpoint_compare(const q3_config *now, const char *saved, const char *dir);
+
 /* Puts only the weights back. */
 q3_status q3_checkpoint_load_weights(q3_trainer *t, const char *dir);
 
@@ -25,7 +29,7 @@ int64_t q3_checkpoint_newest(const char *dir);
 /* "dir/checkpoint-<step>" on the heap. */
 char *q3_checkpoint_path(const char *dir, int64_t step);
 
-/* The weights into `dir` (made if absent) as they go to the user: adapter files, or model/. */
-q3_status q3_weights_save(const q3_trainer *t, const char *dir);
+/* The weights into `dir` (made if absent): adapter files, or model/ with tensors of `dtype` (F32, BF16). */
+q3_status q3_weights_save(const q3_trainer *t, const char *dir, q3_dtype dtype);
 
 #endif

@@ -15,6 +15,7 @@
 #include "train/meta.h"
 #include "train/progress.h"
 #include "train/run_dir.h"
+#include "train/stop.h"
 
 enum { EXAMPLES = 12 };
 
@@ -47,7 +48,7 @@ q3_generation_options q3_generation_options_of(const q3_trainer *t)
 
 q3_status q3_finish_create(q3_finish *out, q3_trainer *t)
 {
-    *out = (q3_finish){ .t = t, .start = q3_seconds() };
+    *out = (q3_finish){ .t = t, .start = q3_seconds(), .first_step = t->state.step, .first_epoch = t->state.epoch };
     q3_engine_create(&out->engine, &t->model, &t->ctx);
     return Q3_OK;
 }
@@ -64,7 +65,7 @@ void q3_finish_destroy(q3_finish *f)
 static q3_status show(void *arg, int64_t done, int64_t of)
 {
     q3_log_live("%s evaluation: %lld of %lld samples", (const char *)arg, (long long)done, (long long)of);
-    return Q3_OK;
+    return q3_stop_asked();
 }
 
 /* {"step": N, "gen_eval/pre_accuracy": ..., ...} */
@@ -92,13 +93,24 @@ static q3_status append_metrics(const q3_trainer *t, const char *name, const q3_
     return st;
 }
 
+/* What was trained is in a checkpoint by now, unless train.save_strategy is no. */
+static q3_status stopped(q3_trainer *t, const char *name)
+{
+    if (t->state.step > 0 && q3_checkpoint_newest(t->output_dir) < t->state.step)
+        Q3_TRY(q3_checkpoint_save(t));
+    return q3_fail(q3_stop_asked(), "stopped during the %s evaluation, everything is saved; continue with --resume", name);
+}
+
 static q3_status evaluate(q3_evaluation *out, q3_finish *f, const char *name)
 {
     q3_trainer *t = f->t;
     const q3_generation_options options = q3_generation_options_of(t);
-    Q3_TRY(q3_evaluate(out, &f->engine, t->tokenizer, &options, show, (void *)(uintptr_t)name));
+    q3_status st = q3_evaluate(out, &f->engine, t->tokenizer, &options, show, (void *)(uintptr_t)name);
+    if (st != Q3_OK && st == q3_stop_asked())
+        return stopped(t, name);
+    Q3_TRY(st);
     q3_progress_generation(name, &out->metrics, out->seconds);
-    q3_status st = q3_evaluation_write(out, t->output_dir, name);
+    st = q3_evaluation_write(out, t->output_dir, name);
     st = st ? st : append_metrics(t, name, &out->metrics);
     if (st != Q3_OK)
         q3_evaluation_free(out);
@@ -148,7 +160,7 @@ static q3_status summary_line(q3_finish *f)
 {
     const q3_trainer *t = f->t;
     q3_text line = { 0 };
-    double seconds = q3_seconds() - f->start, samples = (double)(t->n_train) * t->state.epoch;
+    double seconds = q3_seconds() - f->start, samples = (double)t->n_train * (t->state.epoch - f->first_epoch);
     q3_text_printf(&line, "{\"step\": %" PRId64 ", \"epoch\": ", t->state.step);
     q3_text_json_number(&line, t->state.epoch);
     q3_text_printf(&line, ", \"train_runtime\": ");
@@ -156,7 +168,7 @@ static q3_status summary_line(q3_finish *f)
     q3_text_printf(&line, ", \"train_samples_per_second\": ");
     q3_text_json_number(&line, t->seconds > 0 ? samples / t->seconds : 0);
     q3_text_printf(&line, ", \"train_steps_per_second\": ");
-    q3_text_json_number(&line, t->seconds > 0 ? (double)t->state.step / t->seconds : 0);
+    q3_text_json_number(&line, t->seconds > 0 ? (double)(t->state.step - f->first_step) / t->seconds : 0);
     q3_text_printf(&line, ", \"train_loss\": ");
     q3_text_json_number(&line, t->state.step ? t->state.loss_total / (double)t->state.step : 0);
     q3_text_printf(&line, "}\n");
@@ -298,7 +310,8 @@ q3_status q3_finish_after(q3_finish *f)
 {
     q3_trainer *t = f->t;
     Q3_TRY(load_best(t));
-    Q3_TRY(q3_weights_save(t, t->output_dir));
+    // Checkpoints are f32; a fully tuned model goes out in the type that its config.json names.
+    Q3_TRY(q3_weights_save(t, t->output_dir, t->model.config.dtype == Q3_BF16 ? Q3_BF16 : Q3_F32));
     Q3_TRY(q3_model_copy_files(t->config->model.path, t->output_dir));
     if (t->config->eval.post) {
         Q3_TRY(evaluate(&f->post, f, "post"));

@@ -16,7 +16,9 @@ typedef struct q3_finish {
     q3_engine engine;
     bool has_pre, has_post;
     q3_evaluation pre, post;
-    double start; /* q3_seconds() when the process began to train */
+    double start; /* q3_seconds() when the process began to train, and where it stood */
+    int64_t first_step;
+    double first_epoch;
 } q3_finish;
 
 /* How the config wants answers to be generated. */

@@ -2,9 +2,7 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "core/file.h"
@@ -12,26 +10,11 @@
 #include "train/checkpoint.h"
 #include "train/finish.h"
 #include "train/progress.h"
+#include "train/stop.h"
 
 #define PREFIX "Qwen3-VL SFT failed: "
 
-static volatile sig_atomic_t stop_signal;
-
-static void on_signal(int signal_number)
-{
-    if (stop_signal)
-        _Exit(128 + signal_number);
-    stop_signal = signal_number;
-}
-
-static void catch_signals(void)
-{
-    struct sigaction a = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
-    sigemptyset(&a.sa_mask);
-    stop_signal = 0;
-    sigaction(SIGINT, &a, NULL);
-    sigaction(SIGTERM, &a, NULL);
-}
+enum { CONFIG_LIMIT = 1 << 20 };
 
 static bool due(q3_config_turn strategy, int64_t every, const q3_trainer *t)
 {
@@ -119,8 +102,7 @@ static q3_status stopped(q3_trainer *t, bool saved)
 {
     if (!saved)
         Q3_TRY(save(t));
-    q3_status st = stop_signal == SIGTERM ? Q3_ERR_TERMINATED : Q3_ERR_INTERRUPTED;
-    return q3_fail(st, "stopped after step %" PRId64 " of %" PRId64 ", everything is saved; continue with --resume", t->state.step, t->total_steps);
+    return q3_fail(q3_stop_asked(), "stopped after step %" PRId64 " of %" PRId64 ", everything is saved; continue with --resume", t->state.step, t->total_steps);
 }
 
 /* What is due behind a step, in the reference's order. */
@@ -137,7 +119,7 @@ static q3_status after_step(q3_trainer *t, const q3_step_result *r, meter *m)
     bool saved = due(c->save_strategy, c->save_steps, t) || (last && c->save_strategy != Q3_CONFIG_AT_NO);
     if (saved)
         Q3_TRY(save(t));
-    return stop_signal ? stopped(t, saved) : Q3_OK;
+    return q3_stop_asked() ? stopped(t, saved) : Q3_OK;
 }
 
 static q3_status steps(q3_trainer *t, q3_loader *loader)
@@ -195,8 +177,11 @@ static q3_status prepare(q3_trainer *t, const char *checkpoint, const q3_run_opt
     if (checkpoint)
         Q3_TRY(q3_checkpoint_load(t, checkpoint));
     Q3_TRY(q3_run_dir_prepare(t->output_dir, options->overwrite && !checkpoint));
+    if (checkpoint)
+        Q3_TRY(q3_run_dir_adopt(t->output_dir, checkpoint, t->state.best_step));
     q3_progress_summary(t, checkpoint);
     Q3_TRY(q3_metrics_cut(t->output_dir, checkpoint ? t->state.step : -1));
+    Q3_TRY(q3_metrics_append(t->output_dir, "", 0, false)); // from here on the directory is known as a run's
     return write_config(t);
 }
 
@@ -206,7 +191,7 @@ static q3_status run(q3_config *config, char **dir, const char *checkpoint, cons
     Q3_TRY(q3_trainer_open(&t, config));
     t.output_dir = *dir;
     *dir = NULL; // the trainer's from here on
-    catch_signals();
+    q3_stop_catch();
     q3_finish f;
     q3_status st = prepare(&t, checkpoint, options);
     if (st == Q3_OK)
@@ -221,12 +206,26 @@ static q3_status run(q3_config *config, char **dir, const char *checkpoint, cons
     return st;
 }
 
+/* Nothing is left to do, unless something else is asked for than was done. */
+static q3_status already_done(const q3_config *config, const char *dir)
+{
+    char *path = q3_path_join(dir, "config.json"), *saved = NULL;
+    size_t size;
+    q3_status st = path ? q3_file_read(&saved, &size, path, CONFIG_LIMIT) : Q3_ERR_MEMORY;
+    st = st ? st : q3_checkpoint_compare(config, saved, dir);
+    if (st == Q3_OK)
+        q3_info("%s is finished; nothing to resume", dir);
+    q3_free(saved);
+    q3_free(path);
+    return st;
+}
+
 q3_status q3_train(q3_config *config, const q3_run_options *options)
 {
     char *dir, *checkpoint;
     q3_status st = q3_run_dir_choose(&dir, &checkpoint, config->train.output_dir, options);
     if (st == Q3_OK && options->resume && q3_run_dir_finished(dir))
-        q3_info("%s is finished; nothing to resume", dir);
+        st = already_done(config, dir);
     else if (st == Q3_OK)
         st = run(config, &dir, checkpoint, options);
     q3_free(dir);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/file.h"
@@ -22,6 +23,20 @@ static bool empty_or_absent(const char *dir)
         entries += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
     closedir(d);
     return entries == 0;
+}
+
+static bool has(const char *dir, const char *name)
+{
+    char *path = q3_path_join(dir, name);
+    bool is = path && q3_file_exists(path);
+    q3_free(path);
+    return is;
+}
+
+static bool same_place(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 /* "runs/sarcasm" for 1, "runs/sarcasm-2" for 2 ...; heap. */
@@ -79,13 +94,41 @@ static q3_status resume_auto(char **dir, char **checkpoint, const char *output_d
     return *checkpoint ? Q3_OK : Q3_ERR_MEMORY;
 }
 
+/* Only a run's own directory is emptied or continued; config.json is no mark of one, for every model has it. */
+static bool looks_like_run(const char *dir)
+{
+    return has(dir, "metrics.jsonl") || q3_checkpoint_newest(dir) >= 0;
+}
+
+/* "checkpoint-5.tmp", with or without a slash behind it. */
+static bool unfinished(const char *path)
+{
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    return n > 4 && strncmp(path + n - 4, ".tmp", 4) == 0;
+}
+
+/* The checkpoint's own directory, or one that no run's results would be lost in. */
+static q3_status may_continue_in(const char *dir, const char *checkpoint)
+{
+    char *own = q3_path_dir(checkpoint);
+    if (!own)
+        return Q3_ERR_MEMORY;
+    bool fits = same_place(dir, own) || empty_or_absent(dir) ||
+                (looks_like_run(dir) && q3_checkpoint_newest(dir) < 0 && !q3_run_dir_finished(dir));
+    q3_free(own);
+    if (fits)
+        return Q3_OK;
+    return q3_fail(Q3_ERR_USAGE, "%s holds another run than %s; give another --output-dir", dir, checkpoint);
+}
+
 /* A checkpoint named by its own path: the run goes on in the directory around it, or in the one named beside it. */
 static q3_status resume_from(char **dir, char **checkpoint, const char *output_dir, const q3_run_options *o)
 {
-    char *state = q3_path_join(o->resume, "trainer_state.json");
-    bool whole = state && q3_file_exists(state);
-    q3_free(state);
-    if (!whole) {
+    if (unfinished(o->resume))
+        return q3_fail(Q3_ERR_USAGE, "--resume %s: was not written to its end; take another checkpoint", o->resume);
+    if (!has(o->resume, "trainer_state.json")) {
         int64_t step = q3_checkpoint_newest(o->resume); // a run's directory serves too
         if (step < 0)
             return q3_fail(Q3_ERR_USAGE, "--resume %s: neither a checkpoint nor a directory with checkpoints", o->resume);
@@ -96,7 +139,7 @@ static q3_status resume_from(char **dir, char **checkpoint, const char *output_d
         *checkpoint = trimmed;
         *dir = o->named ? q3_strdup(output_dir) : trimmed ? q3_path_dir(trimmed) : NULL;
     }
-    return *dir && *checkpoint ? Q3_OK : Q3_ERR_MEMORY;
+    return *dir && *checkpoint ? may_continue_in(*dir, *checkpoint) : Q3_ERR_MEMORY;
 }
 
 q3_status q3_run_dir_choose(char **dir, char **checkpoint, const char *output_dir, const q3_run_options *o)
@@ -114,15 +157,21 @@ q3_status q3_run_dir_choose(char **dir, char **checkpoint, const char *output_di
     return *dir ? Q3_OK : Q3_ERR_MEMORY;
 }
 
-/* Only a run's own directory is emptied: one with a config.json and nothing that runs do not make would be too strict,
- * so the mark is metrics.jsonl, config.json or a checkpoint. */
-static bool looks_like_run(const char *dir)
+/* Removes checkpoints that a process which was killed left half-written. */
+static q3_status sweep(const char *dir)
 {
-    char *config = q3_path_join(dir, "config.json"), *metrics = q3_path_join(dir, "metrics.jsonl");
-    bool is = (config && q3_file_exists(config)) || (metrics && q3_file_exists(metrics)) || q3_checkpoint_newest(dir) >= 0;
-    q3_free(config);
-    q3_free(metrics);
-    return is;
+    q3_status st = Q3_OK;
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && st == Q3_OK && (e = readdir(d)) != NULL;) {
+        if (strncmp(e->d_name, "checkpoint-", 11) != 0 || !unfinished(e->d_name))
+            continue;
+        char *path = q3_path_join(dir, e->d_name);
+        st = path ? q3_dir_remove(path) : Q3_ERR_MEMORY;
+        q3_free(path);
+    }
+    if (d)
+        closedir(d);
+    return st;
 }
 
 q3_status q3_run_dir_prepare(const char *dir, bool overwrite)
@@ -133,6 +182,7 @@ q3_status q3_run_dir_prepare(const char *dir, bool overwrite)
         Q3_TRY(q3_dir_remove(dir));
     }
     Q3_TRY(q3_dir_create(dir));
+    Q3_TRY(sweep(dir));
     char *probe = q3_path_join(dir, ".write-test");
     q3_status st = probe ? q3_file_write(probe, "", 0) : Q3_ERR_MEMORY;
     if (probe)
@@ -141,12 +191,69 @@ q3_status q3_run_dir_prepare(const char *dir, bool overwrite)
     return st == Q3_OK ? st : q3_wrap(st, "the output directory cannot be used");
 }
 
+static q3_status copy_tree(const char *to, const char *from);
+
+static q3_status copy_entry(const char *to, const char *from)
+{
+    return q3_dir_exists(from) ? copy_tree(to, from) : q3_file_copy(to, from);
+}
+
+static q3_status copy_in(const char *to, const char *from, const char *name)
+{
+    char *target = q3_path_join(to, name), *source = q3_path_join(from, name);
+    q3_status st = target && source ? copy_entry(target, source) : Q3_ERR_MEMORY;
+    q3_free(target);
+    q3_free(source);
+    return st;
+}
+
+static q3_status copy_tree(const char *to, const char *from)
+{
+    DIR *d = opendir(from);
+    if (!d)
+        return q3_fail(Q3_ERR_IO, "%s: %s", from, strerror(errno));
+    q3_status st = q3_dir_create(to);
+    for (struct dirent *e; st == Q3_OK && (e = readdir(d)) != NULL;)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            st = copy_in(to, from, e->d_name);
+    closedir(d);
+    return st;
+}
+
+static q3_status adopt_best(const char *dir, const char *from, int64_t step)
+{
+    char *to = q3_checkpoint_path(dir, step), *tmp = NULL, *best = q3_checkpoint_path(from, step);
+    if (to && (tmp = q3_malloc(strlen(to) + sizeof ".tmp")) != NULL)
+        sprintf(tmp, "%s.tmp", to);
+    q3_status st = tmp && best ? Q3_OK : Q3_ERR_MEMORY;
+    if (st == Q3_OK && q3_dir_exists(best)) {
+        st = copy_tree(tmp, best);
+        st = st ? st : q3_dir_publish(to, tmp);
+    }
+    q3_free(to);
+    q3_free(tmp);
+    q3_free(best);
+    return st;
+}
+
+q3_status q3_run_dir_adopt(const char *dir, const char *checkpoint, int64_t best_step)
+{
+    char *from = q3_path_dir(checkpoint);
+    if (!from)
+        return Q3_ERR_MEMORY;
+    q3_status st = Q3_OK;
+    if (!same_place(dir, from)) {
+        st = has(from, "metrics.jsonl") ? copy_in(dir, from, "metrics.jsonl") : Q3_OK;
+        st = st == Q3_OK && has(from, "eval/pre_predictions.jsonl") ? copy_in(dir, from, "eval") : st;
+        st = st == Q3_OK && best_step >= 0 ? adopt_best(dir, from, best_step) : st;
+    }
+    q3_free(from);
+    return st;
+}
+
 bool q3_run_dir_finished(const char *dir)
 {
-    char *meta = q3_path_join(dir, "training_meta.json");
-    bool is = meta && q3_file_exists(meta);
-    q3_free(meta);
-    return is;
+    return has(dir, "training_meta.json");
 }
 
 q3_status q3_metrics_append(const char *dir, const char *text, size_t size, bool sync)
@@ -156,6 +263,7 @@ q3_status q3_metrics_append(const char *dir, const char *text, size_t size, bool
         return Q3_ERR_MEMORY;
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     q3_status st = Q3_OK;
+    errno = ENOSPC; // what a short write means
     if (fd < 0 || write(fd, text, size) != (ssize_t)size || (sync && fsync(fd) != 0))
         st = q3_fail(Q3_ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
     if (fd >= 0)

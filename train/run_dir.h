@@ -1,7 +1,8 @@
 /* train/run_dir.h - the directory of a run: which one, what is in it, and its metrics.jsonl.
  *
  * A directory named on the command line must be new or empty, unless the run resumes or --overwrite is given. A directory
- * that comes from the config gives way to the next free name (runs/sarcasm-2). Resuming takes the newest of these.
+ * that comes from the config gives way to the next free name (runs/sarcasm-2). Resuming takes the newest of these. A
+ * checkpoint may be continued in another directory, which must hold no run of its own.
  */
 #ifndef Q3_TRAIN_RUN_DIR_H
 #define Q3_TRAIN_RUN_DIR_H
@@ -20,6 +21,10 @@ q3_status q3_run_dir_choose(char **dir, char **checkpoint, const char *output_di
 
 /* Makes the directory, empties it when asked, and proves that it can be written. */
 q3_status q3_run_dir_prepare(const char *dir, bool overwrite);
+
+/* Makes `dir` the place where the run of `checkpoint` goes on: when that lies elsewhere, its best checkpoint,
+ * metrics.jsonl and eval/ are copied. */
+q3_status q3_run_dir_adopt(const char *dir, const char *checkpoint, int64_t best_step);
 
 /* True when the run in `dir` has written its last file. */
 bool q3_run_dir_finished(const char *dir);

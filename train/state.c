@@ -72,7 +72,7 @@ static void cursor(q3_text *out, const q3_state *s, const q3_state_run *run)
     q3_text_printf(out, ",\n    \"loss_steps\": %" PRId64, s->loss_steps);
     number(out, ",\n    ", "loss_sum", s->loss_sum);
     number(out, ",\n    ", "loss_total", s->loss_total);
-    q3_text_printf(out, ",\n    \"tokens\": %" PRId64 "\n  },\n", s->tokens);
+    q3_text_printf(out, ",\n    \"samples\": %" PRId64 ",\n    \"tokens\": %" PRId64 "\n  },\n", s->samples, s->tokens);
 }
 
 void q3_state_json(q3_text *out, const q3_state *s, const q3_state_run *run)
@@ -142,6 +142,7 @@ static q3_status read_state(q3_state *out, char **config, const q3_json *doc)
     Q3_TRY(q3_json_float(&out->loss_total, doc, own, "loss_total", 0));
     Q3_TRY(q3_json_int(&out->loss_steps, doc, own, "loss_steps", 0));
     Q3_TRY(q3_json_int(&out->tokens, doc, own, "tokens", 0));
+    Q3_TRY(q3_json_int(&out->samples, doc, own, "samples", 0));
     Q3_TRY(q3_json_string(&text, doc, own, "config", "{}"));
     cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(root, "log_history"))
         Q3_TRY(read_entry(out, doc, item));

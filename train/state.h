@@ -26,6 +26,7 @@ typedef struct q3_state {
     int64_t loss_steps;
     double loss_total; /* of all steps */
     int64_t tokens;    /* trained so far */
+    int64_t samples;   /* of the training data, to know it again */
     double best_metric; /* NaN: none yet */
     int64_t best_step;  /* -1: none yet */
     q3_log_entry *log;  /* heap */
