@@ -77,8 +77,9 @@ void q3_run_assert_same_file(const char *dir_a, const char *dir_b, const char *n
 /* The document without what time and place decide, as text (heap). */
 static char *timeless(const char *name, const char *text, size_t size)
 {
-    static const char *const timed[] = { "eval_runtime", "eval_samples_per_second", "eval_steps_per_second",
-                                         "tokens_per_second", "train_runtime", "train_samples_per_second",
+    static const char *const timed[] = { "eval_runtime",           "eval_samples_per_second",
+                                         "eval_steps_per_second",  "tokens_per_second",
+                                         "train_runtime",          "train_samples_per_second",
                                          "train_steps_per_second", "best_model_checkpoint" };
     q3_json doc;
     if (q3_json_parse(&doc, text, size, name, 1) != Q3_OK)
@@ -89,7 +90,8 @@ static char *timeless(const char *name, const char *text, size_t size)
         cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(doc.root, "log_history"))
             cJSON_DeleteItemFromObjectCaseSensitive(entry, timed[i]);
     }
-    cJSON_DeleteItemFromObjectCaseSensitive(cJSON_GetObjectItemCaseSensitive(doc.root, "qwen3_sft"), "config");
+    cJSON_DeleteItemFromObjectCaseSensitive(cJSON_GetObjectItemCaseSensitive(doc.root, "qwen3_sft"),
+                                            "config");
     char *out = cJSON_PrintUnformatted(doc.root);
     assert_non_null(out);
     q3_json_close(&doc);

@@ -50,7 +50,8 @@ static void compare_entry(const cJSON *got, const cJSON *want)
 static void compare_history(const char *dir, const cJSON *want)
 {
     q3_json doc;
-    assert_int_equal(q3_json_open(&doc, q3_run_file(dir, "checkpoint-18/trainer_state.json"), 1 << 24), Q3_OK);
+    assert_int_equal(q3_json_open(&doc, q3_run_file(dir, "checkpoint-18/trainer_state.json"), 1 << 24),
+                     Q3_OK);
     const cJSON *got = get(doc.root, "log_history");
     int n = cJSON_GetArraySize(want) - 1;
     assert_int_equal(cJSON_GetArraySize(got), n);
@@ -136,7 +137,8 @@ static void compare_run(const char *base, const char *load_in_4bit)
     const char *dir = q3_run_path(base);
     snprintf(init, sizeof init, "lora.init_adapter=" GOLDEN "/%s-adapter-init", base);
     snprintf(final, sizeof final, GOLDEN "/%s-adapter-final", base);
-    q3_process p = q3_run_start(Q3_PROGRAM, (const char *[]){ load_in_4bit, init, "--output-dir", dir, NULL });
+    q3_process p =
+        q3_run_start(Q3_PROGRAM, (const char *[]){ load_in_4bit, init, "--output-dir", dir, NULL });
     q3_run_expect(&p, 0);
     q3_process_free(&p);
     assert_int_equal(q3_json_open(&golden, GOLDEN "/golden.json", 1 << 24), Q3_OK);
