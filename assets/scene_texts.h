@@ -53,15 +53,13 @@ bool q3_scene_post_sarcastic(const q3_scene_post *post);
 
 /* Which turns a corpus holds; each stage adds to the one before. */
 typedef enum q3_scene_stage {
-    Q3_STAGE_OBJECTS, /* captions, attributes, mood, tone, JSON; fitting: object captions, asked as "Caption:"
-                       */
+    Q3_STAGE_OBJECTS, /* captions, attributes, mood, tone, JSON; fitting: object captions, as "Caption:" */
     Q3_STAGE_MOODS,   /* and: do two comments have the same tone; captions that name only the mood */
     Q3_STAGE_FULL,    /* and: fitting asked for dressed captions, as "Text:", answered in words or JSON */
 } q3_scene_stage;
 
 typedef struct q3_scene_turn {
-    const char
-        *task; /* "caption", "object", "colour", "mood", "tone", "fit", "rate", "repeat", "json", "same" */
+    const char *task; /* "caption", "object", "colour", "mood", "tone", "fit", "rate", "repeat", "json", "same" */
     char question[Q3_TURN_BYTES];
     char answer[Q3_TURN_BYTES];
 } q3_scene_turn;
