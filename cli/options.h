@@ -16,8 +16,7 @@ enum { Q3_OPTIONS_MAX = 32 };
 
 struct q3_options {
     const q3_command *command;
-    const q3_option
-        *table[Q3_OPTIONS_MAX]; /* the command's options, then those of its groups, then the common ones */
+    const q3_option *table[Q3_OPTIONS_MAX]; /* the command's options, those of its groups, the common ones */
     int n_table;
     const char *values[Q3_OPTIONS_MAX]; /* as given, "" for a flag; NULL when not given */
     const char **words;                 /* neither options nor overrides */
