@@ -1,12 +1,11 @@
 /* collate/image_processor.h - resize a decoded picture and cut it into vision patches.
  *
  * Input: RGB pixels (data/image.h decodes files). Output: float patches [P, Cp], Cp = 3 * tpatch * patch^2,
- * normalized with the spec's mean and std, in merge order: the merge^2 patches that become one token are
- * neighbors,
+ * normalized with the spec's mean and std, in merge order: the m^2 patches that become one token (m = merge)
+ * are neighbors, and the patch at (py, px) is
  *
- *   row = ((py / m) * (cols / m) + px / m) * m^2 + (py % m) * m + px % m        of the patch at (py, px), m =
- * merge column = ((c * tpatch + t) * patch + y) * patch + x                         a still picture repeats
- * in t
+ *   row    = ((py / m) * (cols / m) + px / m) * m^2 + (py % m) * m + px % m
+ *   column = ((c * tpatch + t) * patch + y) * patch + x             a still picture repeats in t
  *
  * The bits are those of transformers' Qwen2VLImageProcessorFast on the CPU (torchvision; checked with
  * transformers 5.17.0, torchvision 0.26.0): 8-bit antialiased bicubic with 16-bit weights, then (p - 255
