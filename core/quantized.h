@@ -1,8 +1,8 @@
-/* core/quantized.h - a 4-bit matrix as a value: quantized in memory or bound to a file, used by kernels as
- * q3_weight.
+/* core/quantized.h - a 4-bit matrix as a value: quantized in memory or bound to a file.
  *
- * Wraps kernels/nf4.h (the mathematics and the bytes) with memory and checks. With double quantization
- * `absmax` holds what codes, scale and offset decode to, because that is what the reference computes with.
+ * Kernels use it as a q3_weight. Wraps kernels/nf4.h (the mathematics and the bytes) with memory and checks.
+ * With double quantization `absmax` holds what codes, scale and offset decode to, because that is what the
+ * reference computes with.
  */
 #ifndef Q3_CORE_QUANTIZED_H
 #define Q3_CORE_QUANTIZED_H

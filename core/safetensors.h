@@ -1,5 +1,4 @@
-/* core/safetensors.h - files of named tensors: read through a memory map, written as the reference library
- * writes them.
+/* core/safetensors.h - files of named tensors: read through a memory map, written as the reference does.
  *
  * A file is a little-endian u64 header length, a JSON header {"name": {"dtype", "shape", "data_offsets":
  * [begin, end]}} with an optional "__metadata__" object of strings, and the tensors' bytes (format and
@@ -20,9 +19,8 @@ enum { Q3_ST_MAX_DIMS = 8 };
 typedef struct q3_st_tensor {
     const char *name;
     q3_dtype dtype; /* Q3_DTYPES for a type that the program does not compute with */
-    const char
-        *dtype_name; /* as in the file: "F32", "BF16", "F8_E4M3" ...; writing: NULL means that of `dtype` */
-    int ndim;        /* 0 for a single number */
+    const char *dtype_name; /* as in the file: "F32", "F8_E4M3" ...; writing: NULL means that of `dtype` */
+    int ndim;               /* 0 for a single number */
     int64_t shape[Q3_ST_MAX_DIMS];
     const void *data; /* row-major, little-endian; nothing to read when `bytes` is 0 */
     size_t bytes;
