@@ -24,9 +24,8 @@ typedef struct q3_image {
 
 /* All zero = the defaults. */
 typedef struct q3_image_options {
-    bool ignore_exif; /* leave the picture as stored, whatever its EXIF orientation says */
-    int max_side; /* > 0: shrink to longest side <= max_side and area <= Q3_IMAGE_CAP_PIXELS (bicubic, as PIL)
-                   */
+    bool ignore_exif;   /* leave the picture as stored, whatever its EXIF orientation says */
+    int max_side;       /* > 0: shrink (bicubic, as PIL) to sides <= max_side, area <= Q3_IMAGE_CAP_PIXELS */
     int64_t max_pixels; /* larger pictures are refused before they are decoded; 0 = Q3_IMAGE_MAX_PIXELS */
 } q3_image_options;
 
