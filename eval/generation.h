@@ -21,9 +21,8 @@
 typedef struct q3_generation_options {
     q3_loader_source source; /* taken as prompts in file order, whatever `training` and `shuffle` say */
     int64_t max_new_tokens;
-    q3_sampling
-        sampling;       /* requests are numbered by sample; the seed also resamples the accuracy's interval */
-    const int32_t *eos; /* [n_eos] any of them ends an answer */
+    q3_sampling sampling; /* requests are numbered by sample; the seed also resamples the accuracy's interval */
+    const int32_t *eos;   /* [n_eos] any of them ends an answer */
     int n_eos;
     const char *const *labels; /* [n_labels] as the targets spell them */
     int n_labels;
