@@ -1,9 +1,11 @@
-/* kernels/layernorm.h - LayerNorm over rows of C elements (Ba et al., arXiv:1607.06450), variance over C, not
- * C - 1.
+/* kernels/layernorm.h - LayerNorm over rows of C elements (Ba et al., arXiv:1607.06450).
  *
- *   m_i = mean_c x_ic    r_i = 1 / sqrt(mean_c (x_ic - m_i)^2 + eps)    h_ic = (x_ic - m_i) r_i    y_ic =
- * h_ic w_c + b_c dx_ic = r_i (g_ic - mean_k g_ik - h_ic mean_k g_ik h_ik),  g = dy * w dw_c = sum_i dy_ic
- * h_ic      db_c = sum_i dy_ic
+ * The variance divides by C, not by C - 1.
+ *
+ *   m_i = mean_c x_ic    r_i = 1 / sqrt(mean_c (x_ic - m_i)^2 + eps)    h_ic = (x_ic - m_i) r_i
+ *   y_ic = h_ic w_c + b_c
+ *   dx_ic = r_i (g_ic - mean_k g_ik - h_ic mean_k g_ik h_ik),  g = dy * w
+ *   dw_c = sum_i dy_ic h_ic      db_c = sum_i dy_ic
  *
  * Everything in f32. dw and db are summed over runs of Q3_LAYERNORM_RUN rows, then over the runs in order,
  * whatever the number of threads. Cost forward: x read, y written: 2 elements and 7 flops for each of rows C.

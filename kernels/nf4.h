@@ -1,5 +1,4 @@
-/* kernels/nf4.h - 4-bit weights: NF4 and FP4 codes with one scale per block (Dettmers et al.,
- * arXiv:2305.14314).
+/* kernels/nf4.h - 4-bit weights: NF4 and FP4 codes, a scale per block (Dettmers et al., arXiv:2305.14314).
  *
  * A matrix is flattened row-major and cut into blocks of `block` elements, which may straddle rows; the last
  * one may be short. Per block: absmax = max |x|, y = x / absmax, code = index of the nearest of 16 values;
@@ -9,11 +8,11 @@
  *
  * The bytes are those of bitsandbytes 0.50.2 on the CPU, whose rules in the corners are:
  *   - code = number of midpoints of neighbouring values below y, so ties go to the lower value (FP4 lists its
- * values in rising order with -0 before nibble 8, so 0 < y <= 0.0026 is nibble 8);
+ *     values in rising order with -0 before nibble 8, so 0 < y <= 0.0026 is nibble 8);
  *   - full blocks multiply by 1 / max(absmax, 1e-38), rounded once; the short block divides, and stores 1e-38
- * for an absmax of 0; an odd element count is padded with a zero;
+ *     for an absmax of 0; an odd element count is padded with a zero;
  *   - absmax codes go through a grid of 65536 points on [-1, 1]: the map value nearest to the nearest grid
- * point. A group that is all zero has codes 0 and scale 0;
+ *     point. A group that is all zero has codes 0 and scale 0;
  *   - the mean of the scales is summed in f32 in torch's order (ATen cascade sum, 8 lanes, one thread).
  * Undoing rounds twice: fl(fl(map[code] * scale) + offset), never fused.
  *

@@ -1,5 +1,4 @@
-/* kernels/rope.h - rotary position embedding (Su et al., arXiv:2104.09864) of pairs (i, i + D/2) of each
- * head.
+/* kernels/rope.h - rotary embedding (Su et al., arXiv:2104.09864) of pairs (i, i + D/2) of each head.
  *
  *   y_i = x_i cos_ti - x_(i + D/2) sin_ti      y_(i + D/2) = x_(i + D/2) cos_ti + x_i sin_ti,    i < D/2
  *
