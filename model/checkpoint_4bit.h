@@ -1,14 +1,17 @@
-/* model/checkpoint_4bit.h - weights in 4 bits as bitsandbytes puts them into a safetensors file, read and
- * written.
+/* model/checkpoint_4bit.h - weights in 4 bits as bitsandbytes stores them in safetensors, read and written.
  *
  * A matrix P.weight is spread over several tensors (bitsandbytes 0.50.2, as transformers saves them):
- *   P.weight                   U8 [(n + 1) / 2, 1], or the same bytes under another type
- *   P.weight.absmax            F32 [blocks], or U8 with double quantization
- *   P.weight.quant_map         F32 [16]
- *   P.weight.nested_absmax     F32 [ceil(blocks / 256)] and P.weight.nested_quant_map F32 [256]: double
- * quantization P.weight.quant_state.bitsandbytes__nf4 (or __fp4)  U8: JSON with the logical shape, type,
- * block size, offset The quant_state tensor decides that a weight is in 4 bits, and its JSON what it means;
- * lists of skipped modules in config.json are not trusted. Errors: Q3_ERR_MODEL.
+ *
+ *   P.weight                    U8 [(n + 1) / 2, 1], or the same bytes under another type
+ *   P.weight.absmax             F32 [blocks], or U8 with double quantization
+ *   P.weight.quant_map          F32 [16]
+ *   P.weight.nested_absmax      F32 [ceil(blocks / 256)]: double quantization
+ *   P.weight.nested_quant_map   F32 [256]: double quantization
+ *   P.weight.quant_state.bitsandbytes__nf4 (or __fp4)
+ *                               U8: JSON with the logical shape, type, block size, offset
+ *
+ * The quant_state tensor decides that a weight is in 4 bits, and its JSON what it means; lists of skipped
+ * modules in config.json are not trusted. Errors: Q3_ERR_MODEL.
  */
 #ifndef Q3_MODEL_CHECKPOINT_4BIT_H
 #define Q3_MODEL_CHECKPOINT_4BIT_H

@@ -1,10 +1,13 @@
 /* model/checkpoint_files.h - the weight files of a model directory, found by one name whoever wrote them.
  *
  * Reads model.safetensors, or model.safetensors.index.json and the shards it names. Names are normalized,
- * because the same network has been saved under several prefixes: decoder  model.language_model.X <-
- * language_model.X, language_model.model.X, model.X, X vision   model.visual.X         <- visual.X,
- * model.language_model.visual.X head     lm_head.X              <- language_model.lm_head.X Tensors stay in
- * the mapped files; nothing is copied. Errors: Q3_ERR_MODEL with file and tensor name.
+ * because the same network has been saved under several prefixes:
+ *
+ *   decoder  model.language_model.X <- language_model.X, language_model.model.X, model.X, X
+ *   vision   model.visual.X         <- visual.X, model.language_model.visual.X
+ *   head     lm_head.X              <- language_model.lm_head.X
+ *
+ * Tensors stay in the mapped files; nothing is copied. Errors: Q3_ERR_MODEL with file and tensor name.
  */
 #ifndef Q3_MODEL_CHECKPOINT_FILES_H
 #define Q3_MODEL_CHECKPOINT_FILES_H

@@ -27,8 +27,7 @@ typedef struct q3_text_config {
     float rms_eps;         /* of every RMSNorm */
     double rope_theta;     /* base of the rotary frequencies */
     bool mrope;            /* interleaved 3-axis rotary positions (VL); else plain ones */
-    int mrope_section[3];  /* frequencies for frame, row, column; sums to head_dim / 2; {d/2, 0, 0} without
-                              mrope */
+    int mrope_section[3];  /* frequencies for frame, row, column; sum d / 2; {d/2, 0, 0} without mrope */
     int64_t max_positions; /* longest sequence the model was made for */
     bool tied;             /* the head is the embedding */
 } q3_text_config;
@@ -58,8 +57,7 @@ typedef struct q3_quantization_config {
     bool nested;      /* double quantization */
     q3_dtype compute; /* F32, BF16, F16: what the reference would compute in */
     int n_skip;
-    const char *const
-        *skip; /* module names left in 16 bits; NULL with n_skip 0 means the library's own choice */
+    const char *const *skip; /* module names left in 16 bits; NULL: the library's own choice */
 } q3_quantization_config;
 
 typedef struct q3_generation_config {
@@ -95,8 +93,7 @@ q3_status q3_generation_config_parse(q3_model_config *out, const char *text, siz
 /* Parameters of the decoder (embedding and untied head included) and of the vision tower with its mergers. */
 void q3_model_parameters(const q3_model_config *c, int64_t *text, int64_t *vision);
 
-/* "bfloat16" for Q3_BF16 ...; NULL for types that are no weight type. Parsing: Q3_DTYPES for an unknown name.
- */
+/* "bfloat16" for Q3_BF16 ...; NULL for types that are no weight type. Parsing: Q3_DTYPES for an unknown name. */
 const char *q3_torch_dtype_name(q3_dtype dtype);
 q3_dtype q3_torch_dtype_parse(const char *name);
 

@@ -1,5 +1,4 @@
-/* model/config_edit.h - write a model's config.json again with few changes: keys that this program does not
- * know stay.
+/* model/config_edit.h - write a model's config.json again with few changes; unknown keys stay.
  *
  * The text is edited in place: a value is replaced, a key goes in front of the first greater one (the
  * reference sorts them), everything else keeps its characters.
