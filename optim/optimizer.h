@@ -1,5 +1,4 @@
-/* optim/optimizer.h - the optimizer of a run: one flat f32 buffer of trainable parameters, its gradients, its
- * states.
+/* optim/optimizer.h - the optimizer of a run: one flat f32 buffer of parameters, its gradients, its states.
  *
  * The trainer owns values and gradients, laid out by a table of tensors; the optimizer owns the states, which
  * live in the run arena. 8-bit states follow bitsandbytes: a tensor below 4096 elements keeps f32 states
@@ -30,8 +29,9 @@ typedef struct q3_optimizer_state {
 typedef struct q3_optimizer q3_optimizer;
 
 /* States start at zero. `params` and the hyperparameters are copied, but for params->grads, which is not
- * looked at; names and values stay with the caller and must outlive the optimizer. Everything lies in `mem`. A dry arena is only counted: the
- * optimizer is then NULL. Errors: Q3_ERR_USAGE (a hyperparameter out of range), Q3_ERR_MEMORY. */
+ * looked at; names and values stay with the caller and must outlive the optimizer. Everything lies in `mem`. A
+ * dry arena is only counted: the optimizer is then NULL. Errors: Q3_ERR_USAGE (a hyperparameter out of range),
+ * Q3_ERR_MEMORY. */
 q3_status q3_optimizer_create(q3_optimizer **out, q3_arena *mem, q3_optimizer_kind kind,
                               const q3_params *params, const q3_adamw_hyper *hyper);
 

@@ -1,6 +1,4 @@
-/* optim/params.h - what an optimizer sees of the trainable parameters: one flat buffer and a table of
- * tensors.
- */
+/* optim/params.h - what an optimizer sees of the trainable parameters: one flat buffer, a table of tensors. */
 #ifndef Q3_OPTIM_PARAMS_H
 #define Q3_OPTIM_PARAMS_H
 
