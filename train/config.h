@@ -1,5 +1,4 @@
-/* train/config.h - the settings of a run: strict JSON, then overrides, then options, then the rules between
- * keys.
+/* train/config.h - the settings of a run: strict JSON, overrides, options, and the rules between keys.
  *
  * train/config_list.h is the table of keys. A config starts as the defaults; a file, overrides
  * (key.sub=value, ~key) and command-line options are laid over it in this order, and each key remembers where

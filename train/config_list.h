@@ -6,9 +6,11 @@
  *
  *   TEXT(default)  PATH(default)     const char *, NULL when the default is NULL and the key is not set
  *   BOOL(default)                    bool
- *   INT(default, min, max)           int64_t          OPT_INT(min, max)    int64_t, Q3_CONFIG_UNSET when not
- * set FLOAT(default, min, max)         double           OPT_FLOAT(min, max)  double,  Q3_CONFIG_UNSET when
- * not set ENUM(type, default, words)       type; the words in the order of its values, parted by |
+ *   INT(default, min, max)           int64_t
+ *   OPT_INT(min, max)                int64_t, Q3_CONFIG_UNSET when not set
+ *   FLOAT(default, min, max)         double
+ *   OPT_FLOAT(min, max)              double, Q3_CONFIG_UNSET when not set
+ *   ENUM(type, default, words)       type; the words in the order of its values, parted by |
  *   LIST(default)                    q3_config_words: a list of strings
  *   PATTERN(default)                 q3_config_words: a list of strings, or one string
  *
