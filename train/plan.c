@@ -126,12 +126,12 @@ static q3_status choose(q3_trainer *t, const q3_batch *b, const char *largest)
     for (int choice = first; choice <= last; choice++) {
         t->forward.checkpointing = (q3_checkpointing)choice;
         Q3_TRY(dry_run(&t->step_plan, t, b));
-        if (t->step_plan <= free_bytes)
+        if (t->step_plan <= free_bytes || !free_bytes) // 0: not known here
             return Q3_OK;
     }
-    return q3_fail(Q3_ERR_MEMORY, "a step needs %s with gradient checkpointing %s and %s are free; the largest sample is %s; lower train.per_device_train_batch_size%s or data.max_pixels",
+    return q3_fail(Q3_ERR_MEMORY, "a step needs %s with gradient checkpointing %s and %s are free; the largest sample is %s; lower train.per_device_train_batch_size or data.max_pixels%s",
                    q3_bytes(t->step_plan), names[last], q3_bytes(free_bytes), largest,
-                   last < 2 ? ", set train.gradient_checkpointing to full" : "");
+                   last < 2 ? ", or set train.gradient_checkpointing to full" : "");
 }
 
 static q3_status plan_batch(q3_trainer *t, q3_arena *mem, const sample_size *sizes)

@@ -78,8 +78,8 @@ static q3_status not_finite(const q3_trainer *t, const q3_loaded *l, double loss
     samples[0] = 0;
     for (int64_t i = 0; i < l->n_samples && n < (int)sizeof samples - 64; i++)
         n += snprintf(samples + n, sizeof samples - (size_t)n, "%s%s", i ? ", " : "", l->samples[i].where);
-    return q3_fail(Q3_ERR_FAIL, "the loss is %f in step %lld, batch %lld; samples %s%s; lower train.learning_rate or look at these samples",
-                   loss, (long long)t->state.step + 1, (long long)t->state.batch, samples,
+    return q3_fail(Q3_ERR_FAIL, "the loss is %s in step %lld, batch %lld; samples %s%s; lower train.learning_rate or look at these samples",
+                   isnan(loss) ? "no number" : "infinite", (long long)t->state.step + 1, (long long)t->state.batch, samples,
                    n >= (int)sizeof samples - 64 ? " ..." : "");
 }
 

@@ -15,13 +15,17 @@
 
 const char *q3_run_path(const char *name)
 {
+    enum { MOST = 256 };
+    static char *kept[MOST]; // callers hold them until the end
+    static int n;
     const char *root = getenv("Q3_TEST_DIR");
     assert_non_null(root);
+    assert_true(n < MOST);
     assert_int_equal(q3_dir_create(root), Q3_OK);
-    char *path = q3_path_join(root, name); // kept: callers hold it until the end
-    assert_non_null(path);
-    assert_int_equal(q3_dir_remove(path), Q3_OK);
-    return path;
+    kept[n] = q3_path_join(root, name);
+    assert_non_null(kept[n]);
+    assert_int_equal(q3_dir_remove(kept[n]), Q3_OK);
+    return kept[n++];
 }
 
 q3_process q3_run_start(const char *program, const char *const *overrides)
