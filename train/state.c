@@ -126,6 +126,15 @@ static q3_status read_entry(q3_state *out, const q3_json *doc, const cJSON *item
     return q3_state_log(out, &e);
 }
 
+/* A cursor counts from 0; a file that says otherwise was tampered with. */
+static q3_status read_count(int64_t *out, const q3_json *doc, const cJSON *object, const char *key)
+{
+    Q3_TRY(q3_json_int(out, doc, object, key, 0));
+    if (*out >= 0)
+        return Q3_OK;
+    return q3_fail(Q3_ERR_FORMAT, "%s: %s is %" PRId64 "; it cannot be negative", doc->name, key, *out);
+}
+
 static q3_status read_state(q3_state *out, char **config, const q3_json *doc)
 {
     const cJSON *root = doc->root, *own = cJSON_GetObjectItemCaseSensitive(root, "qwen3_sft"), *item;
@@ -133,16 +142,16 @@ static q3_status read_state(q3_state *out, char **config, const q3_json *doc)
     if (!cJSON_IsObject(own))
         return q3_fail(Q3_ERR_FORMAT, "%s: has no \"qwen3_sft\"; another program wrote this checkpoint, and it cannot be continued bit for bit; start from its adapter with lora.init_adapter",
                        doc->name);
-    Q3_TRY(q3_json_int(&out->step, doc, root, "global_step", 0));
+    Q3_TRY(read_count(&out->step, doc, root, "global_step"));
     Q3_TRY(q3_json_float(&out->epoch, doc, root, "epoch", 0));
     Q3_TRY(q3_json_float(&out->best_metric, doc, root, "best_metric", NAN));
     Q3_TRY(q3_json_int(&out->best_step, doc, root, "best_global_step", -1));
-    Q3_TRY(q3_json_int(&out->batch, doc, own, "batch", 0));
+    Q3_TRY(read_count(&out->batch, doc, own, "batch"));
     Q3_TRY(q3_json_float(&out->loss_sum, doc, own, "loss_sum", 0));
     Q3_TRY(q3_json_float(&out->loss_total, doc, own, "loss_total", 0));
-    Q3_TRY(q3_json_int(&out->loss_steps, doc, own, "loss_steps", 0));
-    Q3_TRY(q3_json_int(&out->tokens, doc, own, "tokens", 0));
-    Q3_TRY(q3_json_int(&out->samples, doc, own, "samples", 0));
+    Q3_TRY(read_count(&out->loss_steps, doc, own, "loss_steps"));
+    Q3_TRY(read_count(&out->tokens, doc, own, "tokens"));
+    Q3_TRY(read_count(&out->samples, doc, own, "samples"));
     Q3_TRY(q3_json_string(&text, doc, own, "config", "{}"));
     cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(root, "log_history"))
         Q3_TRY(read_entry(out, doc, item));
