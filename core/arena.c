@@ -135,8 +135,8 @@ size_t q3_arena_mark(const q3_arena *arena) { return arena->used; }
 void q3_arena_rewind(q3_arena *arena, size_t mark)
 {
     Q3_CHECK(mark <= arena->used, "%s: mark %zu, used %zu", arena->name, mark, arena->used);
-    size_t end = arena->used < arena->limit ? arena->used : arena->limit; // a dry arena counts on behind its limit
-    if (mark < end)
+    size_t end = arena->used < arena->limit ? arena->used : arena->limit;
+    if (mark < end && !arena->dry) // what was only counted, however much, was never handed out
         ASAN_POISON_MEMORY_REGION(arena->base + mark, end - mark);
     arena->used = mark;
 }
