@@ -19,24 +19,33 @@
 
 enum { EXAMPLES = 12 };
 
+q3_loader_source q3_eval_source_of(const q3_trainer *t)
+{
+    const q3_config_train *c = &t->config->train;
+    int64_t batch = c->per_device_eval_batch_size > 0 ? c->per_device_eval_batch_size : c->per_device_train_batch_size;
+    return (q3_loader_source){
+        .data = t->eval_data, .collator = &t->collator, .n_samples = t->n_eval, .batch_size = batch, .training = true
+    };
+}
+
 q3_generation_options q3_generation_options_of(const q3_trainer *t)
 {
     const q3_config_eval *e = &t->config->eval;
-    const q3_config_train *c = &t->config->train;
     const q3_generation_config *g = &t->model.config.generation;
-    int64_t loss_batch = c->per_device_eval_batch_size > 0 ? c->per_device_eval_batch_size : c->per_device_train_batch_size;
-    int64_t n = e->max_samples > 0 && e->max_samples < t->n_eval ? e->max_samples : t->n_eval;
+    q3_loader_source source = q3_eval_source_of(t);
+    source.training = false;
+    if (e->max_samples > 0 && e->max_samples < t->n_eval)
+        source.n_samples = e->max_samples;
+    if (e->batch_size > 0)
+        source.batch_size = e->batch_size;
     return (q3_generation_options){
-        .source = { .data = t->eval_data,
-                    .collator = &t->collator,
-                    .n_samples = n,
-                    .batch_size = e->batch_size > 0 ? e->batch_size : loss_batch },
+        .source = source,
         .sampling = { .do_sample = e->do_sample,
                       .temperature = e->temperature >= 0 ? (float)e->temperature : g->temperature,
                       .top_p = e->top_p >= 0 ? (float)e->top_p : g->top_p,
                       .top_k = e->top_k >= 0 ? (int)e->top_k : g->top_k,
                       .repetition_penalty = g->repetition_penalty,
-                      .seed = (uint64_t)c->seed },
+                      .seed = (uint64_t)t->config->train.seed },
         .eos = g->eos,
         .n_eos = g->n_eos,
         .max_new_tokens = e->max_new_tokens,

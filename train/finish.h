@@ -21,6 +21,9 @@ typedef struct q3_finish {
     double first_epoch;
 } q3_finish;
 
+/* The evaluation data as the loss is taken over them: the batch size is part of what it means (eval/loss.h). */
+q3_loader_source q3_eval_source_of(const q3_trainer *t);
+
 /* How the config wants answers to be generated. */
 q3_generation_options q3_generation_options_of(const q3_trainer *t);
 

@@ -1,5 +1,6 @@
 #include "train/judge.h"
 
+#include "core/file.h"
 #include "core/log.h"
 #include "train/finish.h"
 #include "train/progress.h"
@@ -42,11 +43,10 @@ static q3_status judge_answers(q3_text *out, q3_trainer *t, const q3_loss_result
 
 static q3_status judge(q3_text *out, q3_trainer *t, const char *dir)
 {
-    const q3_generation_options options = q3_generation_options_of(t);
-    q3_loader_source source = options.source;
+    const q3_loader_source source = q3_eval_source_of(t);
     q3_loss_result loss;
-    source.training = true;
-    source.n_samples = t->n_eval;
+    if (dir)
+        Q3_TRY(q3_dir_create(dir)); // told now, not after the work
     Q3_TRY(q3_eval_loss(&loss, &t->ctx, &t->model, &source, show_loss, NULL));
     q3_info("eval_loss %.4f over %lld samples in %.1f s", loss.loss, (long long)loss.n_samples, loss.seconds);
     return judge_answers(out, t, &loss, dir);

@@ -65,12 +65,7 @@ static q3_status show_eval(void *arg, int64_t done, int64_t of)
 
 static q3_status evaluate(q3_trainer *t)
 {
-    const q3_config_train *c = &t->config->train;
-    const q3_loader_source source = { .data = t->eval_data,
-                                      .collator = &t->collator,
-                                      .n_samples = t->n_eval,
-                                      .batch_size = c->per_device_eval_batch_size > 0 ? c->per_device_eval_batch_size : c->per_device_train_batch_size,
-                                      .training = true };
+    const q3_loader_source source = q3_eval_source_of(t);
     q3_loss_result r;
     Q3_TRY(q3_eval_loss(&r, &t->ctx, &t->model, &source, show_eval, NULL));
     q3_log_entry e = { .step = t->state.step,

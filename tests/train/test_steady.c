@@ -47,7 +47,9 @@ static void close_run(run *r)
 static _Thread_local int64_t requests;
 
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/allocator_interface.h>
+/* sanitizer/allocator_interface.h, which gcc does not bring along. */
+int __sanitizer_install_malloc_and_free_hooks(void (*)(const volatile void *, size_t),
+                                              void (*)(const volatile void *));
 
 static void on_malloc(const volatile void *p, size_t n)
 {
