@@ -201,6 +201,31 @@ static void a_signal_before_the_first_step_loses_nothing(void **state)
     q3_run_assert_same(straight_run(), dir, ADAPTER);
 }
 
+/* Without checkpoints of its own the run saves one when it is stopped while it answers at the end. */
+static void a_signal_after_training_saves_it(void **state)
+{
+    (void)state;
+    static const char *const late[] = { "train.save_strategy=no", "train.eval_strategy=no",
+                                        "train.load_best_model_at_end=false", "eval.pre=false", NULL };
+    const char *dir = q3_run_path("late"), *whole = q3_run_path("late-whole");
+    q3_process p = small(dir, late);
+    q3_process_add(&p, "eval.max_new_tokens=3000");
+    q3_process_start(&p);
+    while (!q3_file_exists(q3_run_file(dir, "tokenizer_config.json")) && !q3_process_ended(&p))
+        pause_for(0.0005);
+    kill(p.pid, SIGTERM);
+    if (q3_process_wait(&p) != 143)
+        fail_msg("exit code %d:\n%s", p.code, p.err);
+    assert_non_null(strstr(p.err, "stopped during the post evaluation, everything is saved"));
+    q3_process_free(&p);
+    assert_int_equal(q3_checkpoint_newest(dir), STEPS);
+    run(dir, (const char *[]){ "--resume", late[0], late[1], late[2], late[3], NULL }, 0);
+    run(whole, late, 0);
+    q3_run_assert_same_file(whole, dir, ADAPTER);
+    q3_run_assert_same_file(whole, dir, "eval/post_predictions.jsonl");
+    q3_run_assert_same_metrics(whole, dir);
+}
+
 static void nothing_to_resume_is_a_beginning(void **state)
 {
     (void)state;
@@ -325,6 +350,23 @@ static void another_config_is_refused_by_its_keys(void **state)
     q3_run_assert_same(straight_run(), dir, ADAPTER);
 }
 
+static void other_data_under_the_same_name_are_refused(void **state)
+{
+    (void)state;
+    char command[4096], setting[4096];
+    const char *data = q3_run_path("data"), *dir = q3_run_path("other-data");
+    snprintf(command, sizeof command, "cp -r tests/golden/training/data '%s'", data);
+    assert_int_equal(system(command), 0);
+    snprintf(setting, sizeof setting, "data.train=%s/train.jsonl", data);
+    run(dir, (const char *[]){ setting, NULL }, 0);
+    assert_int_equal(unlink(q3_run_file(dir, "training_meta.json")), 0);
+    snprintf(command, sizeof command, "head -5 tests/golden/training/data/train.jsonl > '%s/train.jsonl'",
+             data);
+    assert_int_equal(system(command), 0);
+    refused(dir, (const char *[]){ setting, "--resume", NULL }, 2,
+            "was made with 9 training samples, and data.train has 5 now");
+}
+
 static void a_damaged_checkpoint_is_refused(void **state)
 {
     (void)state;
@@ -407,6 +449,8 @@ int main(void)
         cmocka_unit_test(a_run_may_go_on_elsewhere),
         cmocka_unit_test(a_finished_run_has_nothing_to_resume),
         cmocka_unit_test(another_config_is_refused_by_its_keys),
+        cmocka_unit_test(other_data_under_the_same_name_are_refused),
+        cmocka_unit_test(a_signal_after_training_saves_it),
         cmocka_unit_test(a_damaged_checkpoint_is_refused),
         cmocka_unit_test(a_named_directory_is_not_overwritten_unasked),
         cmocka_unit_test(a_taken_name_gets_a_number),
