@@ -5,8 +5,15 @@
 #include "train/judge.h"
 
 static const q3_option options[] = {
-    { .name = "adapter", .kind = Q3_OPTION_VALUE, .value = "DIR", .key = "lora.init_adapter", .help = "PEFT adapter to put on the model" },
-    { .name = "out", .kind = Q3_OPTION_VALUE, .value = "DIR", .help = "also write eval.json and eval_predictions.jsonl there" },
+    { .name = "adapter",
+      .kind = Q3_OPTION_VALUE,
+      .value = "DIR",
+      .key = "lora.init_adapter",
+      .help = "PEFT adapter to put on the model" },
+    { .name = "out",
+      .kind = Q3_OPTION_VALUE,
+      .value = "DIR",
+      .help = "also write eval.json and eval_predictions.jsonl there" },
 };
 
 static q3_status run(const q3_options *o)

@@ -8,7 +8,11 @@ static const q3_option options[] = {
       .value = "auto|DIR",
       .bare = "auto",
       .help = "continue from a checkpoint; auto: the newest one, if any" },
-    { .name = "output-dir", .kind = Q3_OPTION_VALUE, .value = "DIR", .key = "train.output_dir", .help = "directory of the run" },
+    { .name = "output-dir",
+      .kind = Q3_OPTION_VALUE,
+      .value = "DIR",
+      .key = "train.output_dir",
+      .help = "directory of the run" },
     { .name = "overwrite", .kind = Q3_OPTION_FLAG, .help = "replace a run that is there" },
 };
 

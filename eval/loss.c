@@ -17,12 +17,13 @@ static q3_status batch_loss(double *out, q3_ctx *ctx, const q3_model *model, con
     Q3_TRY(q3_ctx_status(ctx));
     *out = *q3_f32(loss);
     if (!isfinite(*out))
-        return q3_fail(Q3_ERR_FAIL, "the loss of the batch that begins with %s is %f", l->samples[0].where, *out);
+        return q3_fail(Q3_ERR_FAIL, "the loss of the batch that begins with %s is %f", l->samples[0].where,
+                       *out);
     return Q3_OK;
 }
 
-q3_status q3_eval_loss(q3_loss_result *out, q3_ctx *ctx, const q3_model *model, const q3_loader_source *source,
-                       q3_eval_progress *progress, void *arg)
+q3_status q3_eval_loss(q3_loss_result *out, q3_ctx *ctx, const q3_model *model,
+                       const q3_loader_source *source, q3_eval_progress *progress, void *arg)
 {
     q3_loader *loader;
     int64_t batches = q3_loader_per_epoch(source);

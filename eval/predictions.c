@@ -75,12 +75,14 @@ static q3_status measure(q3_evaluation *e, uint64_t seed)
         return Q3_ERR_MEMORY;
     for (int64_t i = 0; i < e->n; i++) {
         const q3_prediction *p = &e->predictions[i];
-        outcomes[i] = (q3_outcome){ p->gold, p->answer, p->forced, p->forced_probs ? p->forced_probs[0] : 0, NULL };
+        outcomes[i] =
+            (q3_outcome){ p->gold, p->answer, p->forced, p->forced_probs ? p->forced_probs[0] : 0, NULL };
     }
     return q3_metrics_compute(&e->metrics, &e->mem, e->labels, outcomes, e->n, seed);
 }
 
-static q3_status read_evaluation(q3_evaluation *e, const char *path, const char *const *labels, int n_labels, uint64_t seed)
+static q3_status read_evaluation(q3_evaluation *e, const char *path, const char *const *labels, int n_labels,
+                                 uint64_t seed)
 {
     char *text;
     size_t size;

@@ -44,8 +44,8 @@ static q3_status integers(int64_t **out, tracer *t, const char *name, int64_t ro
     if (!s)
         return Q3_OK;
     if (s->dtype != Q3_I64 || s->ndim != 2 || (rows >= 0 && s->shape[0] != rows) || s->shape[1] != columns)
-        return q3_fail(Q3_ERR_DATA, "%s: %s is %s %s; I64 with %lld columns is needed", t->o->batch, s->name, q3_st_shape(s),
-                       s->dtype_name, (long long)columns);
+        return q3_fail(Q3_ERR_DATA, "%s: %s is %s %s; I64 with %lld columns is needed", t->o->batch, s->name,
+                       q3_st_shape(s), s->dtype_name, (long long)columns);
     *out = (int64_t *)(uintptr_t)s->data;
     return Q3_OK;
 }
@@ -61,8 +61,8 @@ static q3_status read_pictures(tracer *t)
         return q3_fail(Q3_ERR_DATA, "%s has pictures, and %s is a text-only model", t->o->batch, t->o->model);
     Q3_TRY(integers(&t->padded.image_grid_thw, t, "image_grid_thw", -1, 3));
     if (pixels->dtype != Q3_F32 || pixels->ndim != 2 || pixels->shape[1] != t->padded.patch_width)
-        return q3_fail(Q3_ERR_DATA, "%s: pixel_values is %s %s; F32 with %lld columns is needed", t->o->batch, q3_st_shape(pixels),
-                       pixels->dtype_name, (long long)t->padded.patch_width);
+        return q3_fail(Q3_ERR_DATA, "%s: pixel_values is %s %s; F32 with %lld columns is needed", t->o->batch,
+                       q3_st_shape(pixels), pixels->dtype_name, (long long)t->padded.patch_width);
     t->padded.n_images = grid->shape[0];
     t->padded.n_patches = pixels->shape[0];
     t->padded.pixel_values = (float *)(uintptr_t)pixels->data;
@@ -86,16 +86,21 @@ static q3_status read_batch(tracer *t)
     for (int64_t i = 0; i < p->rows * p->length; i++) {
         int64_t id = p->input_ids[i], label = p->labels ? p->labels[i] : -100;
         if (id < 0 || id >= vocab || label >= vocab || (label < 0 && label != -100))
-            return q3_fail(Q3_ERR_DATA, "%s: row %lld, token %lld: id %lld or label %lld is outside the vocabulary of %lld", t->o->batch,
-                           (long long)(i / p->length), (long long)(i % p->length), (long long)id, (long long)label, (long long)vocab);
+            return q3_fail(
+                Q3_ERR_DATA,
+                "%s: row %lld, token %lld: id %lld or label %lld is outside the vocabulary of %lld",
+                t->o->batch, (long long)(i / p->length), (long long)(i % p->length), (long long)id,
+                (long long)label, (long long)vocab);
     }
     int merge = t->model.config.has_vision ? t->model.config.vision.merge_size : 2;
-    q3_status st = q3_unpad(&t->batch, &t->run, p, t->model.config.image_token, t->model.config.video_token, merge);
+    q3_status st =
+        q3_unpad(&t->batch, &t->run, p, t->model.config.image_token, t->model.config.video_token, merge);
     return st == Q3_OK ? st : q3_wrap(st, "%s", t->o->batch);
 }
 
 /* Adds an output; `data` must live to the end. */
-static void output(tracer *t, const char *name, q3_dtype dtype, int ndim, const int64_t *shape, const void *data)
+static void output(tracer *t, const char *name, q3_dtype dtype, int ndim, const int64_t *shape,
+                   const void *data)
 {
     Q3_CHECK(t->n_out < MAX_TENSORS, "%d tensors", t->n_out);
     q3_st_tensor *s = &t->out[t->n_out++];
@@ -106,7 +111,10 @@ static void output(tracer *t, const char *name, q3_dtype dtype, int ndim, const 
         t->status = Q3_ERR_MEMORY;
 }
 
-static bool real(const q3_padded *p, int64_t at) { return !p->attention_mask || p->attention_mask[at] != 0; }
+static bool real(const q3_padded *p, int64_t at)
+{
+    return !p->attention_mask || p->attention_mask[at] != 0;
+}
 
 /* Values of the packed tokens [T, C] at their padded places [B, L, C]. */
 static void output_tokens(tracer *t, const char *name, const q3_tensor *x)
@@ -188,7 +196,8 @@ static q3_status forward_backward(tracer *t)
     output_tokens(t, "out.logits", logits);
     int64_t n = t->batch.labels ? q3_batch_targets(&t->batch, NULL, NULL) : 0;
     if (back && !n)
-        return q3_fail(Q3_ERR_DATA, "%s: no supervised token, so there is nothing to differentiate", t->o->batch);
+        return q3_fail(Q3_ERR_DATA, "%s: no supervised token, so there is nothing to differentiate",
+                       t->o->batch);
     if (!n)
         return Q3_OK;
     int32_t *rows = Q3_NEW(&t->run, int32_t, n), *targets = Q3_NEW(&t->run, int32_t, n);

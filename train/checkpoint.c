@@ -33,7 +33,8 @@ static int64_t step_of(const char *name)
 
 static bool whole(const char *dir, int64_t step)
 {
-    char *path = q3_checkpoint_path(dir, step), *state = path ? q3_path_join(path, "trainer_state.json") : NULL;
+    char *path = q3_checkpoint_path(dir, step);
+    char *state = path ? q3_path_join(path, "trainer_state.json") : NULL;
     bool is = state && q3_file_exists(state);
     q3_free(state);
     q3_free(path);
@@ -84,7 +85,9 @@ static q3_status save_optimizer(const q3_trainer *t, const char *path)
     if (!tensors)
         return Q3_ERR_MEMORY;
     for (int i = 0; i < n; i++) {
-        tensors[i] = (q3_st_tensor){ .name = states[i].name, .dtype = states[i].dtype, .ndim = 1, .data = states[i].data };
+        tensors[i] = (q3_st_tensor){
+            .name = states[i].name, .dtype = states[i].dtype, .ndim = 1, .data = states[i].data
+        };
         tensors[i].shape[0] = states[i].n;
     }
     q3_status st = q3_safetensors_write(path, tensors, n);
@@ -135,7 +138,8 @@ static q3_status save_state(const q3_trainer *t, const char *path)
 
 static q3_status write_files(const q3_trainer *t, const char *dir)
 {
-    char *optimizer = q3_path_join(dir, "optimizer.safetensors"), *state = q3_path_join(dir, "trainer_state.json");
+    char *optimizer = q3_path_join(dir, "optimizer.safetensors");
+    char *state = q3_path_join(dir, "trainer_state.json");
     q3_status st = optimizer && state ? q3_weights_save(t, dir, Q3_F32) : Q3_ERR_MEMORY;
     st = st ? st : save_optimizer(t, optimizer);
     st = st ? st : save_state(t, state);
@@ -201,7 +205,11 @@ q3_status q3_checkpoint_save(q3_trainer *t)
 /* Keys that may differ between a checkpoint and the run that continues it: they do not shape the trained weights. */
 static bool harmless(int id)
 {
-    static const char *const prefixes[] = { "about", "train.output_dir", "model.device", "eval.", "train.save_total_limit",
+    static const char *const prefixes[] = { "about",
+                                            "train.output_dir",
+                                            "model.device",
+                                            "eval.",
+                                            "train.save_total_limit",
                                             "train.gradient_checkpointing" };
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
         if (strncmp(q3_config_table[id].name, prefixes[i], strlen(prefixes[i])) == 0)
@@ -227,7 +235,9 @@ q3_status q3_checkpoint_compare(const q3_config *now, const char *saved, const c
     }
     q3_status st = Q3_OK;
     if (wrong)
-        st = q3_fail(Q3_ERR_USAGE, "%s was made with another config: %s; resume with the same settings, or start anew from its adapter with lora.init_adapter",
+        st = q3_fail(Q3_ERR_USAGE,
+                     "%s was made with another config: %s; resume with the same settings, or start anew from "
+                     "its adapter with lora.init_adapter",
                      dir, names.failed ? "" : names.data);
     q3_text_free(&names);
     q3_config_free(&old);
@@ -240,7 +250,8 @@ static q3_status copy_weights(const q3_trainer *t, const q3_safetensors *file)
         const q3_trainable_slot *slot = &t->trainable.slots[i];
         const q3_st_tensor *s = q3_safetensors_find(file, slot->name);
         if (!s || s->dtype != Q3_F32 || q3_st_elements(s) != slot->n)
-            return q3_fail(Q3_ERR_FORMAT, "%s: tensor %s is missing or of another shape", q3_safetensors_path(file), slot->name);
+            return q3_fail(Q3_ERR_FORMAT, "%s: tensor %s is missing or of another shape",
+                           q3_safetensors_path(file), slot->name);
         memcpy(t->trainable.values + slot->offset, s->data, s->bytes);
     }
     return Q3_OK;
@@ -262,13 +273,16 @@ static q3_status compare_data(const q3_trainer *t, const char *dir)
 {
     if (t->state.samples == t->n_train)
         return Q3_OK;
-    return q3_fail(Q3_ERR_USAGE, "%s was made with %" PRId64 " training samples, and data.train has %" PRId64 " now; resume with the same data, or start anew from its adapter with lora.init_adapter",
+    return q3_fail(Q3_ERR_USAGE,
+                   "%s was made with %" PRId64 " training samples, and data.train has %" PRId64
+                   " now; resume with the same data, or start anew from its adapter with lora.init_adapter",
                    dir, t->state.samples, t->n_train);
 }
 
 q3_status q3_checkpoint_load(q3_trainer *t, const char *dir)
 {
-    char *state = q3_path_join(dir, "trainer_state.json"), *optimizer = q3_path_join(dir, "optimizer.safetensors");
+    char *state = q3_path_join(dir, "trainer_state.json"),
+         *optimizer = q3_path_join(dir, "optimizer.safetensors");
     char *saved = NULL;
     q3_state_free(&t->state);
     q3_status st = state && optimizer ? q3_state_load(&t->state, &saved, state) : Q3_ERR_MEMORY;

@@ -22,10 +22,13 @@ enum { EXAMPLES = 12 };
 q3_loader_source q3_eval_source_of(const q3_trainer *t)
 {
     const q3_config_train *c = &t->config->train;
-    int64_t batch = c->per_device_eval_batch_size > 0 ? c->per_device_eval_batch_size : c->per_device_train_batch_size;
-    return (q3_loader_source){
-        .data = t->eval_data, .collator = &t->collator, .n_samples = t->n_eval, .batch_size = batch, .training = true
-    };
+    int64_t batch =
+        c->per_device_eval_batch_size > 0 ? c->per_device_eval_batch_size : c->per_device_train_batch_size;
+    return (q3_loader_source){ .data = t->eval_data,
+                               .collator = &t->collator,
+                               .n_samples = t->n_eval,
+                               .batch_size = batch,
+                               .training = true };
 }
 
 q3_generation_options q3_generation_options_of(const q3_trainer *t)
@@ -57,7 +60,9 @@ q3_generation_options q3_generation_options_of(const q3_trainer *t)
 
 q3_status q3_finish_create(q3_finish *out, q3_trainer *t)
 {
-    *out = (q3_finish){ .t = t, .start = q3_seconds(), .first_step = t->state.step, .first_epoch = t->state.epoch };
+    *out = (q3_finish){
+        .t = t, .start = q3_seconds(), .first_step = t->state.step, .first_epoch = t->state.epoch
+    };
     q3_engine_create(&out->engine, &t->model, &t->ctx);
     return Q3_OK;
 }
@@ -84,8 +89,11 @@ static q3_status append_metrics(const q3_trainer *t, const char *name, const q3_
     const struct {
         const char *key;
         double value;
-    } values[] = { { "accuracy", m->accuracy }, { "macro_f1", m->macro_f1 }, { "num_eval_samples", (double)m->n },
-                   { "num_failed_preds", (double)m->failed }, { "forced_accuracy", m->has_forced ? m->forced_accuracy : NAN } };
+    } values[] = { { "accuracy", m->accuracy },
+                   { "macro_f1", m->macro_f1 },
+                   { "num_eval_samples", (double)m->n },
+                   { "num_failed_preds", (double)m->failed },
+                   { "forced_accuracy", m->has_forced ? m->forced_accuracy : NAN } };
     q3_text_printf(&line, "{\"step\": %" PRId64 ", \"epoch\": ", t->state.step);
     q3_text_json_number(&line, t->state.epoch);
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
@@ -97,7 +105,8 @@ static q3_status append_metrics(const q3_trainer *t, const char *name, const q3_
         q3_text_json_number(&line, m->label[i].f1);
     }
     q3_text_printf(&line, "}\n");
-    q3_status st = line.failed ? Q3_ERR_MEMORY : q3_metrics_append(t->output_dir, line.data, line.size, false);
+    q3_status st =
+        line.failed ? Q3_ERR_MEMORY : q3_metrics_append(t->output_dir, line.data, line.size, false);
     q3_text_free(&line);
     return st;
 }
@@ -107,7 +116,8 @@ static q3_status stopped(q3_trainer *t, const char *name)
 {
     if (t->state.step > 0 && q3_checkpoint_newest(t->output_dir) < t->state.step)
         Q3_TRY(q3_checkpoint_save(t));
-    return q3_fail(q3_stop_asked(), "stopped during the %s evaluation, everything is saved; continue with --resume", name);
+    return q3_fail(q3_stop_asked(),
+                   "stopped during the %s evaluation, everything is saved; continue with --resume", name);
 }
 
 static q3_status evaluate(q3_evaluation *out, q3_finish *f, const char *name)
@@ -142,8 +152,8 @@ q3_status q3_finish_before(q3_finish *f)
     if (t->state.step > 0) { // resumed: the weights are no longer those of the start
         if (!exists_in(t->output_dir, "eval/pre_predictions.jsonl"))
             return Q3_OK;
-        Q3_TRY(q3_evaluation_read(&f->pre, t->output_dir, "pre", t->config->eval.labels.items, t->config->eval.labels.n,
-                                  (uint64_t)t->config->train.seed));
+        Q3_TRY(q3_evaluation_read(&f->pre, t->output_dir, "pre", t->config->eval.labels.items,
+                                  t->config->eval.labels.n, (uint64_t)t->config->train.seed));
         f->has_pre = true;
         return Q3_OK;
     }
@@ -155,12 +165,14 @@ q3_status q3_finish_before(q3_finish *f)
 /* The best checkpoint's weights, when they are not the present ones. */
 static q3_status load_best(q3_trainer *t)
 {
-    if (!t->config->train.load_best_model_at_end || t->state.best_step < 0 || t->state.best_step == t->state.step)
+    if (!t->config->train.load_best_model_at_end || t->state.best_step < 0 ||
+        t->state.best_step == t->state.step)
         return Q3_OK;
     char *dir = q3_checkpoint_path(t->output_dir, t->state.best_step);
     q3_status st = dir ? q3_checkpoint_load_weights(t, dir) : Q3_ERR_MEMORY;
     if (st == Q3_OK)
-        q3_info("best weights are those of step %" PRId64 " (eval_loss %.4f)", t->state.best_step, t->state.best_metric);
+        q3_info("best weights are those of step %" PRId64 " (eval_loss %.4f)", t->state.best_step,
+                t->state.best_metric);
     q3_free(dir);
     return st;
 }
@@ -169,7 +181,8 @@ static q3_status summary_line(q3_finish *f)
 {
     const q3_trainer *t = f->t;
     q3_text line = { 0 };
-    double seconds = q3_seconds() - f->start, samples = (double)t->n_train * (t->state.epoch - f->first_epoch);
+    double seconds = q3_seconds() - f->start;
+    double samples = (double)t->n_train * (t->state.epoch - f->first_epoch);
     q3_text_printf(&line, "{\"step\": %" PRId64 ", \"epoch\": ", t->state.step);
     q3_text_json_number(&line, t->state.epoch);
     q3_text_printf(&line, ", \"train_runtime\": ");
@@ -248,7 +261,8 @@ typedef struct curves {
 static q3_status make_curves(curves *c, const q3_state *s)
 {
     size_t n = (size_t)s->n_log + 1;
-    *c = (curves){ q3_calloc(n, sizeof *c->loss), q3_calloc(n, sizeof *c->rate), q3_calloc(n, sizeof *c->eval), 0, 0 };
+    *c = (curves){ q3_calloc(n, sizeof *c->loss), q3_calloc(n, sizeof *c->rate),
+                   q3_calloc(n, sizeof *c->eval), 0, 0 };
     if (!c->loss || !c->rate || !c->eval)
         return Q3_ERR_MEMORY;
     for (int64_t i = 0; i < s->n_log; i++) {
@@ -263,7 +277,8 @@ static q3_status make_curves(curves *c, const q3_state *s)
     return Q3_OK;
 }
 
-static q3_status fill_report(q3_text *page, q3_finish *f, const curves *c, const examples *x, const char *settings)
+static q3_status fill_report(q3_text *page, q3_finish *f, const curves *c, const examples *x,
+                             const char *settings)
 {
     const q3_trainer *t = f->t;
     char title[256], subtitle[512], date[64];
@@ -271,7 +286,8 @@ static q3_status fill_report(q3_text *page, q3_finish *f, const curves *c, const
     struct tm utc;
     strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", gmtime_r(&now, &utc));
     snprintf(title, sizeof title, "%s, seed %" PRId64, q3_path_base(t->output_dir), t->config->train.seed);
-    snprintf(subtitle, sizeof subtitle, "%s, qwen3-sft %s on the CPU, %s", t->config->model.path, Q3_VERSION, date);
+    snprintf(subtitle, sizeof subtitle, "%s, qwen3-sft %s on the CPU, %s", t->config->model.path, Q3_VERSION,
+             date);
     const q3_report_data data = { .title = title,
                                   .subtitle = subtitle,
                                   .note = t->config->about,
@@ -281,7 +297,7 @@ static q3_status fill_report(q3_text *page, q3_finish *f, const curves *c, const
                                   .before = f->has_pre ? &f->pre.metrics : NULL,
                                   .after = f->has_post ? &f->post.metrics : NULL,
                                   .trainable = t->trainable.n,
-                                  .total = t->text_params + t->vision_params + (t->lora.r ? t->trainable.n : 0),
+                                  .total = q3_trainer_parameters(t),
                                   .steps = t->state.step,
                                   .seconds = t->seconds,
                                   .tokens_per_second = t->seconds > 0 ? (double)t->tokens / t->seconds : 0,

@@ -27,7 +27,8 @@ static q3_status write_metrics(q3_trainer *t, const q3_log_entry *e, const char 
 {
     q3_text line = { 0 };
     q3_log_line(&line, e, extra);
-    q3_status st = line.failed ? Q3_ERR_MEMORY : q3_metrics_append(t->output_dir, line.data, line.size, false);
+    q3_status st =
+        line.failed ? Q3_ERR_MEMORY : q3_metrics_append(t->output_dir, line.data, line.size, false);
     q3_text_free(&line);
     return st;
 }
@@ -87,7 +88,8 @@ static q3_status evaluate(q3_trainer *t)
 
 static q3_status save(q3_trainer *t)
 {
-    Q3_TRY(q3_metrics_append(t->output_dir, "", 0, true)); // what the checkpoint's step has logged is on the disk first
+    // What the checkpoint's step has logged is on the disk first.
+    Q3_TRY(q3_metrics_append(t->output_dir, "", 0, true));
     Q3_TRY(q3_checkpoint_save(t));
     q3_detail("saved checkpoint-%" PRId64, t->state.step);
     return Q3_OK;
@@ -97,7 +99,10 @@ static q3_status stopped(q3_trainer *t, bool saved)
 {
     if (!saved)
         Q3_TRY(save(t));
-    return q3_fail(q3_stop_asked(), "stopped after step %" PRId64 " of %" PRId64 ", everything is saved; continue with --resume", t->state.step, t->total_steps);
+    return q3_fail(q3_stop_asked(),
+                   "stopped after step %" PRId64 " of %" PRId64
+                   ", everything is saved; continue with --resume",
+                   t->state.step, t->total_steps);
 }
 
 /* What is due behind a step, in the reference's order. */
@@ -109,7 +114,8 @@ static q3_status after_step(q3_trainer *t, const q3_step_result *r, meter *m)
         Q3_TRY(log_step(t, r, m));
     else
         q3_progress_step(t, r, m->seconds / (double)m->steps);
-    if (due(c->eval_strategy, c->eval_steps, t) || (last && c->eval_strategy != Q3_CONFIG_AT_NO && c->load_best_model_at_end))
+    if (due(c->eval_strategy, c->eval_steps, t) ||
+        (last && c->eval_strategy != Q3_CONFIG_AT_NO && c->load_best_model_at_end))
         Q3_TRY(evaluate(t));
     bool saved = due(c->save_strategy, c->save_steps, t) || (last && c->save_strategy != Q3_CONFIG_AT_NO);
     if (saved)

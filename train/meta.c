@@ -65,7 +65,7 @@ static void run_facts(q3_text *out, const q3_trainer *t)
 static void results(q3_text *out, const q3_trainer *t)
 {
     integer(out, "trainable_params", t->trainable.n);
-    integer(out, "total_params", t->text_params + t->vision_params + (t->lora.r ? t->trainable.n : 0));
+    integer(out, "total_params", q3_trainer_parameters(t));
     integer(out, "seed", t->config->train.seed);
     text(out, "version", Q3_VERSION);
     text(out, "device", "cpu");

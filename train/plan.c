@@ -13,7 +13,8 @@ typedef struct sample_size {
 } sample_size;
 
 /* Tokens and patches of a sample from its text and the header of its picture. */
-static q3_status measure(sample_size *out, q3_arena *mem, const q3_trainer *t, const q3_dataset *data, int64_t index)
+static q3_status measure(sample_size *out, q3_arena *mem, const q3_trainer *t, const q3_dataset *data,
+                         int64_t index)
 {
     q3_sample s;
     q3_patches patches = { 0 };
@@ -71,7 +72,8 @@ static q3_status measure_all(sample_size **out, int64_t *skipped, q3_arena *mem,
 }
 
 /* A batch of these sizes, good for counting only: what is computed on the host (row bounds, labels, grids) is there. */
-static q3_status hollow_batch(q3_batch *out, q3_arena *mem, const q3_trainer *t, const sample_size *s, int64_t n)
+static q3_status hollow_batch(q3_batch *out, q3_arena *mem, const q3_trainer *t, const sample_size *s,
+                              int64_t n)
 {
     int merge = t->collator.vision.merge;
     *out = (q3_batch){ .n_rows = (int)n, .n_images = (int)n };
@@ -129,7 +131,9 @@ static q3_status choose(q3_trainer *t, const q3_batch *b, const char *largest)
         if (t->step_plan <= free_bytes || !free_bytes) // 0: not known here
             return Q3_OK;
     }
-    return q3_fail(Q3_ERR_MEMORY, "a step needs %s with gradient checkpointing %s and %s are free; the largest sample is %s; lower train.per_device_train_batch_size or data.max_pixels%s",
+    return q3_fail(Q3_ERR_MEMORY,
+                   "a step needs %s with gradient checkpointing %s and %s are free; the largest sample is "
+                   "%s; lower train.per_device_train_batch_size or data.max_pixels%s",
                    q3_bytes(t->step_plan), names[last], q3_bytes(free_bytes), largest,
                    last < 2 ? ", or set train.gradient_checkpointing to full" : "");
 }
@@ -142,7 +146,9 @@ static q3_status plan_batch(q3_trainer *t, q3_arena *mem, const sample_size *siz
     while (n > 1 && (n > t->n_train || sizes[n - 1].tokens == 0))
         n--;
     if (sizes[0].tokens == 0)
-        return q3_fail(Q3_ERR_DATA, "%s: every sample is skipped by collator.on_overflow; raise collator.max_length or lower data.max_pixels",
+        return q3_fail(Q3_ERR_DATA,
+                       "%s: every sample is skipped by collator.on_overflow; raise collator.max_length or "
+                       "lower data.max_pixels",
                        t->config->data.train);
     Q3_TRY(hollow_batch(&batch, mem, t, sizes, n));
     Q3_TRY(q3_grad_tree_begin(&t->tree, &t->run, &t->trainable));
@@ -163,7 +169,8 @@ q3_status q3_trainer_plan(q3_trainer *t)
         st = measure_all(&eval, &eval_skipped, &mem, t, t->eval_data, t->n_eval);
     if (st == Q3_OK) {
         if (skipped)
-            q3_warn("%lld of %lld training samples are longer than collator.max_length and will be skipped", (long long)skipped, (long long)t->n_train);
+            q3_warn("%lld of %lld training samples are longer than collator.max_length and will be skipped",
+                    (long long)skipped, (long long)t->n_train);
         qsort(sizes, (size_t)t->n_train, sizeof *sizes, larger_first);
         st = plan_batch(t, &mem, sizes);
     }

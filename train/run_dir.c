@@ -64,7 +64,8 @@ static q3_status first_free(char **dir, const char *output_dir)
         q3_free(*dir);
     }
     *dir = NULL;
-    return q3_fail(Q3_ERR_USAGE, "%s and %d further names are taken; give --output-dir", output_dir, MAX_NUMBER);
+    return q3_fail(Q3_ERR_USAGE, "%s and %d further names are taken; give --output-dir", output_dir,
+                   MAX_NUMBER);
 }
 
 /* The last of the numbered directories that is in use; the plain name when none is. */
@@ -127,11 +128,13 @@ static q3_status may_continue_in(const char *dir, const char *checkpoint)
 static q3_status resume_from(char **dir, char **checkpoint, const char *output_dir, const q3_run_options *o)
 {
     if (unfinished(o->resume))
-        return q3_fail(Q3_ERR_USAGE, "--resume %s: was not written to its end; take another checkpoint", o->resume);
+        return q3_fail(Q3_ERR_USAGE, "--resume %s: was not written to its end; take another checkpoint",
+                       o->resume);
     if (!has(o->resume, "trainer_state.json")) {
         int64_t step = q3_checkpoint_newest(o->resume); // a run's directory serves too
         if (step < 0)
-            return q3_fail(Q3_ERR_USAGE, "--resume %s: neither a checkpoint nor a directory with checkpoints", o->resume);
+            return q3_fail(Q3_ERR_USAGE, "--resume %s: neither a checkpoint nor a directory with checkpoints",
+                           o->resume);
         *checkpoint = q3_checkpoint_path(o->resume, step);
         *dir = q3_strdup(o->named ? output_dir : o->resume);
     } else {
@@ -152,7 +155,10 @@ q3_status q3_run_dir_choose(char **dir, char **checkpoint, const char *output_di
     if (!o->named && !o->overwrite)
         return first_free(dir, output_dir);
     if (!o->overwrite && !empty_or_absent(output_dir))
-        return q3_fail(Q3_ERR_USAGE, "%s holds another run; give --resume to continue it, --overwrite to replace it, or another --output-dir", output_dir);
+        return q3_fail(Q3_ERR_USAGE,
+                       "%s holds another run; give --resume to continue it, --overwrite to replace it, or "
+                       "another --output-dir",
+                       output_dir);
     *dir = q3_strdup(output_dir);
     return *dir ? Q3_OK : Q3_ERR_MEMORY;
 }
@@ -178,7 +184,8 @@ q3_status q3_run_dir_prepare(const char *dir, bool overwrite)
 {
     if (overwrite && !empty_or_absent(dir)) {
         if (!looks_like_run(dir))
-            return q3_fail(Q3_ERR_USAGE, "--overwrite: %s does not look like a run's directory; remove it by hand", dir);
+            return q3_fail(Q3_ERR_USAGE,
+                           "--overwrite: %s does not look like a run's directory; remove it by hand", dir);
         Q3_TRY(q3_dir_remove(dir));
     }
     Q3_TRY(q3_dir_create(dir));
@@ -280,7 +287,8 @@ static bool keep(const char *line, size_t n, int64_t step)
     if (q3_json_parse(&doc, line, n, "metrics.jsonl", 1) != Q3_OK)
         return false;
     bool is = q3_json_int(&at, &doc, doc.root, "step", -1) == Q3_OK && at >= 0 && at <= step &&
-              !cJSON_HasObjectItem(doc.root, "gen_eval/post_accuracy") && !cJSON_HasObjectItem(doc.root, "train_runtime");
+              !cJSON_HasObjectItem(doc.root, "gen_eval/post_accuracy") &&
+              !cJSON_HasObjectItem(doc.root, "train_runtime");
     q3_json_close(&doc);
     return is;
 }

@@ -43,9 +43,11 @@ static q3_status open_trainable(q3_trainer *t)
     q3_lora_config file;
     Q3_TRY(q3_lora_load(&t->trainable, &file, &t->model, &t->run, c->lora.init_adapter));
     if (file.r != t->lora.r || file.alpha != t->lora.alpha || file.use_rslora != t->lora.use_rslora)
-        return q3_fail(Q3_ERR_USAGE, "%s has r %d, lora_alpha %g, use_rslora %s, and the config asks for %d, %g, %s; make lora.r, lora.lora_alpha and lora.use_rslora agree",
-                       c->lora.init_adapter, file.r, file.alpha, file.use_rslora ? "true" : "false", t->lora.r,
-                       t->lora.alpha, t->lora.use_rslora ? "true" : "false");
+        return q3_fail(Q3_ERR_USAGE,
+                       "%s has r %d, lora_alpha %g, use_rslora %s, and the config asks for %d, %g, %s; make "
+                       "lora.r, lora.lora_alpha and lora.use_rslora agree",
+                       c->lora.init_adapter, file.r, file.alpha, file.use_rslora ? "true" : "false",
+                       t->lora.r, t->lora.alpha, t->lora.use_rslora ? "true" : "false");
     file.dropout = t->lora.dropout;
     file.base = t->lora.base;
     t->lora = file;
@@ -61,6 +63,11 @@ static q3_status open_adapter(q3_trainer *t)
     return dir ? q3_lora_load(&t->trainable, &t->lora, &t->model, &t->run, dir) : Q3_OK;
 }
 
+int64_t q3_trainer_parameters(const q3_trainer *t)
+{
+    return t->text_params + t->vision_params + (t->lora.r ? t->trainable.n : 0);
+}
+
 static void count_trainable(q3_trainer *t)
 {
     for (int i = 0; i < t->trainable.n_slots; i++) {
@@ -74,17 +81,21 @@ static q3_status open_collator(q3_trainer *t)
     q3_config *c = t->config;
     const q3_model_config *m = &t->model.config;
     if (!m->has_vision)
-        return q3_fail(Q3_ERR_MODEL, "%s: a text-only model; vision fine-tuning needs a Qwen3-VL model", c->model.path);
+        return q3_fail(Q3_ERR_MODEL, "%s: a text-only model; vision fine-tuning needs a Qwen3-VL model",
+                       c->model.path);
     Q3_TRY(q3_tokenizer_open(&t->tokenizer, c->model.path));
-    Q3_TRY(q3_collator_init(&t->collator, c->model.path, t->tokenizer, m->image_token, m->video_token, m->text.vocab_size));
+    Q3_TRY(q3_collator_init(&t->collator, c->model.path, t->tokenizer, m->image_token, m->video_token,
+                            m->text.vocab_size));
     int64_t min = c->data.min_pixels, max = c->data.max_pixels;
     Q3_TRY(q3_vision_spec_limit(&t->collator.vision, min > 0 ? min : 0, max > 0 ? max : 0));
     const q3_vision_config *v = &m->vision;
     if (t->collator.vision.patch != v->patch_size || t->collator.vision.tpatch != v->temporal_patch_size ||
         t->collator.vision.merge != v->merge_size)
-        return q3_fail(Q3_ERR_MODEL, "%s: patch sizes of the image processor (%d, %d, merge %d) and of config.json (%d, %d, merge %d) differ",
-                       c->model.path, t->collator.vision.patch, t->collator.vision.tpatch, t->collator.vision.merge,
-                       v->patch_size, v->temporal_patch_size, v->merge_size);
+        return q3_fail(Q3_ERR_MODEL,
+                       "%s: patch sizes of the image processor (%d, %d, merge %d) and of config.json (%d, "
+                       "%d, merge %d) differ",
+                       c->model.path, t->collator.vision.patch, t->collator.vision.tpatch,
+                       t->collator.vision.merge, v->patch_size, v->temporal_patch_size, v->merge_size);
     t->collator.image.max_side = (int)c->data.max_side;
     t->collator.max_length = c->collator.max_length;
     t->collator.on_overflow = (q3_overflow)c->collator.on_overflow;
@@ -102,7 +113,10 @@ static q3_data_keys keys_of(const q3_config *c)
                            .need_target = true };
 }
 
-static int64_t at_most(int64_t n, int64_t limit) { return limit > 0 && limit < n ? limit : n; }
+static int64_t at_most(int64_t n, int64_t limit)
+{
+    return limit > 0 && limit < n ? limit : n;
+}
 
 /* data.eval; else a split of the training directory: the one named, validation, test; else a slice of train. */
 static q3_status open_eval(q3_trainer *t)
@@ -128,7 +142,8 @@ static q3_status open_eval(q3_trainer *t)
     t->eval_data = t->train_data;
     t->eval_name = "train_slice";
     t->n_eval = at_most(t->n_train, limit > 0 ? limit : 256);
-    q3_info("no evaluation data: evaluating the first %lld training samples (train_slice)", (long long)t->n_eval);
+    q3_info("no evaluation data: evaluating the first %lld training samples (train_slice)",
+            (long long)t->n_eval);
     return Q3_OK;
 }
 
@@ -149,8 +164,10 @@ static void count_steps(q3_trainer *t)
     t->accumulation = c->gradient_accumulation_steps;
     t->per_epoch = (t->n_train + c->per_device_train_batch_size - 1) / c->per_device_train_batch_size;
     t->updates = (t->per_epoch + t->accumulation - 1) / t->accumulation;
-    t->total_steps = c->max_steps > 0 ? c->max_steps : (int64_t)ceil(c->num_train_epochs * (double)t->updates);
-    int64_t warmup = c->warmup_steps >= 0 ? c->warmup_steps : q3_schedule_warmup(t->total_steps, c->warmup_ratio);
+    t->total_steps =
+        c->max_steps > 0 ? c->max_steps : (int64_t)ceil(c->num_train_epochs * (double)t->updates);
+    int64_t warmup =
+        c->warmup_steps >= 0 ? c->warmup_steps : q3_schedule_warmup(t->total_steps, c->warmup_ratio);
     t->schedule = (q3_schedule){ .kind = (q3_schedule_kind)c->lr_scheduler_type,
                                  .lr = c->learning_rate,
                                  .min_lr_rate = c->min_lr_rate,
@@ -168,7 +185,9 @@ static q3_status open_optimizer(q3_trainer *t)
         const q3_trainable_slot *s = &t->trainable.slots[i];
         table[i] = (q3_param){ s->name, s->offset, s->n, q3_param_decays(s->name) };
     }
-    t->params = (q3_params){ .values = t->trainable.values, .total = t->trainable.n, .table = table, .n = t->trainable.n_slots };
+    t->params = (q3_params){
+        .values = t->trainable.values, .total = t->trainable.n, .table = table, .n = t->trainable.n_slots
+    };
     const q3_adamw_hyper hyper = { c->adam_beta1, c->adam_beta2, c->adam_epsilon, c->weight_decay };
     Q3_TRY(q3_clip_create(&t->clip, &t->run, &t->params));
     return q3_optimizer_create(&t->optimizer, &t->run, (q3_optimizer_kind)c->optim, &t->params, &hyper);
@@ -218,9 +237,15 @@ static q3_status open_with(q3_trainer *out, q3_config *config, q3_status (*open)
     return st;
 }
 
-q3_status q3_trainer_open(q3_trainer *out, q3_config *config) { return open_with(out, config, open_all); }
+q3_status q3_trainer_open(q3_trainer *out, q3_config *config)
+{
+    return open_with(out, config, open_all);
+}
 
-q3_status q3_trainer_open_eval(q3_trainer *out, q3_config *config) { return open_with(out, config, open_for_eval); }
+q3_status q3_trainer_open_eval(q3_trainer *out, q3_config *config)
+{
+    return open_with(out, config, open_for_eval);
+}
 
 void q3_trainer_close(q3_trainer *t)
 {

@@ -8,7 +8,10 @@
 
 enum { STATE_LIMIT = 1 << 28 };
 
-void q3_state_init(q3_state *s) { *s = (q3_state){ .best_metric = NAN, .best_step = -1 }; }
+void q3_state_init(q3_state *s)
+{
+    *s = (q3_state){ .best_metric = NAN, .best_step = -1 };
+}
 
 void q3_state_free(q3_state *s)
 {
@@ -72,7 +75,8 @@ static void cursor(q3_text *out, const q3_state *s, const q3_state_run *run)
     q3_text_printf(out, ",\n    \"loss_steps\": %" PRId64, s->loss_steps);
     number(out, ",\n    ", "loss_sum", s->loss_sum);
     number(out, ",\n    ", "loss_total", s->loss_total);
-    q3_text_printf(out, ",\n    \"samples\": %" PRId64 ",\n    \"tokens\": %" PRId64 "\n  },\n", s->samples, s->tokens);
+    q3_text_printf(out, ",\n    \"samples\": %" PRId64 ",\n    \"tokens\": %" PRId64 "\n  },\n", s->samples,
+                   s->tokens);
 }
 
 void q3_state_json(q3_text *out, const q3_state *s, const q3_state_run *run)
@@ -102,11 +106,12 @@ void q3_state_json(q3_text *out, const q3_state *s, const q3_state_run *run)
     q3_text_printf(out, ",\n");
     cursor(out, s, run);
     integer(out, "save_steps", run->save_steps);
-    q3_text_printf(out, "  \"stateful_callbacks\": {\n    \"TrainerControl\": {\n      \"args\": {\n"
-                        "        \"should_epoch_stop\": false,\n        \"should_evaluate\": false,\n"
-                        "        \"should_log\": false,\n        \"should_save\": true,\n"
-                        "        \"should_training_stop\": %s\n      },\n      \"attributes\": {}\n    }\n  },\n"
-                        "  \"total_flos\": 0.0,\n",
+    q3_text_printf(out,
+                   "  \"stateful_callbacks\": {\n    \"TrainerControl\": {\n      \"args\": {\n"
+                   "        \"should_epoch_stop\": false,\n        \"should_evaluate\": false,\n"
+                   "        \"should_log\": false,\n        \"should_save\": true,\n"
+                   "        \"should_training_stop\": %s\n      },\n      \"attributes\": {}\n    }\n  },\n"
+                   "  \"total_flos\": 0.0,\n",
                    s->step >= run->max_steps ? "true" : "false");
     integer(out, "train_batch_size", run->train_batch_size);
     q3_text_printf(out, "  \"trial_name\": null,\n  \"trial_params\": null\n}\n");
@@ -140,7 +145,9 @@ static q3_status read_state(q3_state *out, char **config, const q3_json *doc)
     const cJSON *root = doc->root, *own = cJSON_GetObjectItemCaseSensitive(root, "qwen3_sft"), *item;
     const char *text;
     if (!cJSON_IsObject(own))
-        return q3_fail(Q3_ERR_FORMAT, "%s: has no \"qwen3_sft\"; another program wrote this checkpoint, and it cannot be continued bit for bit; start from its adapter with lora.init_adapter",
+        return q3_fail(Q3_ERR_FORMAT,
+                       "%s: has no \"qwen3_sft\"; another program wrote this checkpoint, and it cannot be "
+                       "continued bit for bit; start from its adapter with lora.init_adapter",
                        doc->name);
     Q3_TRY(read_count(&out->step, doc, root, "global_step"));
     Q3_TRY(q3_json_float(&out->epoch, doc, root, "epoch", 0));

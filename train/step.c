@@ -78,13 +78,16 @@ static q3_status not_finite(const q3_trainer *t, const q3_loaded *l, double loss
     samples[0] = 0;
     for (int64_t i = 0; i < l->n_samples && n < (int)sizeof samples - 64; i++)
         n += snprintf(samples + n, sizeof samples - (size_t)n, "%s%s", i ? ", " : "", l->samples[i].where);
-    return q3_fail(Q3_ERR_FAIL, "the loss is %s in step %lld, batch %lld; samples %s%s; lower train.learning_rate or look at these samples",
-                   isnan(loss) ? "no number" : "infinite", (long long)t->state.step + 1, (long long)t->state.batch, samples,
-                   n >= (int)sizeof samples - 64 ? " ..." : "");
+    return q3_fail(Q3_ERR_FAIL,
+                   "the loss is %s in step %lld, batch %lld; samples %s%s; lower train.learning_rate or look "
+                   "at these samples",
+                   isnan(loss) ? "no number" : "infinite", (long long)t->state.step + 1,
+                   (long long)t->state.batch, samples, n >= (int)sizeof samples - 64 ? " ..." : "");
 }
 
 /* Forward and backward of one micro-batch; adds its part of the window's loss. */
-static q3_status micro_batch(double *loss_sum, int64_t *supervised, q3_trainer *t, const q3_loaded *l, int64_t window)
+static q3_status micro_batch(double *loss_sum, int64_t *supervised, q3_trainer *t, const q3_loaded *l,
+                             int64_t window)
 {
     const q3_batch *b = &l->batch;
     int64_t n = b->n_rows ? q3_batch_targets(b, NULL, NULL) : 0;
@@ -121,7 +124,8 @@ q3_status q3_train_step(q3_step_result *out, q3_trainer *t, q3_loader *loader)
     t->params.grads = q3_grad_tree_sum(&t->tree);
     if (t->config->train.loss_normalization == Q3_CONFIG_LOSS_TOKEN_MEAN && supervised) {
         out->loss /= (double)supervised;
-        q3_gradient_scale_cpu(&(q3_gradient_args){ .g = t->params.grads, .n = t->params.total, .factor = (float)(1.0 / (double)supervised) });
+        q3_gradient_scale_cpu(&(q3_gradient_args){
+            .g = t->params.grads, .n = t->params.total, .factor = (float)(1.0 / (double)supervised) });
     }
     Q3_TRY(q3_clip_gradients(&out->grad_norm, &t->clip, t->config->train.max_grad_norm));
     q3_optimizer_step(t->optimizer, t->params.grads, out->learning_rate);

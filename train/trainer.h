@@ -79,6 +79,9 @@ typedef struct q3_step_result {
  * must stand at state.batch. */
 q3_status q3_train_step(q3_step_result *out, q3_trainer *t, q3_loader *loader);
 
+/* Parameters of the model, adapters included. */
+int64_t q3_trainer_parameters(const q3_trainer *t);
+
 /* Micro-batches of the window that begins at batch number `batch`. */
 int64_t q3_window_size(const q3_trainer *t, int64_t batch);
 
