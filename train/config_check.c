@@ -127,6 +127,9 @@ static q3_status check_data(const q3_config *cfg)
         return BREACH(cfg, Q3_KEY_data_min_pixels,
                       "\"data.min_pixels\" is %lld, more than \"data.max_pixels\", %lld",
                       (long long)d->min_pixels, (long long)d->max_pixels);
+    if (d->eval && d->eval_split)
+        return BREACH(cfg, Q3_KEY_data_eval_split,
+                      "\"data.eval_split\" is set, and so is \"data.eval\"; leave out one of them");
     if (d->target_template && !d->label_key)
         return BREACH(
             cfg, Q3_KEY_data_target_template,

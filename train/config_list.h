@@ -95,7 +95,7 @@ typedef enum q3_config_metric { Q3_CONFIG_METRIC_EVAL_LOSS } q3_config_metric;
       "layers with an adapter: names, one regular expression over full names, or all-linear") \
     X(lora, bias, ENUM(q3_config_bias, "none", "none"), "biases to train beside the adapters") \
     X(lora, use_rslora, BOOL("false"), "scale by lora_alpha / sqrt(r)") \
-    X(lora, init_adapter, PATH(NULL), "start from the adapter in this directory")
+    X(lora, init_adapter, PATH(NULL), "start from the adapter in this directory, with the layers that it has")
 
 #define Q3_CONFIG_DATA(X) \
     X(data, train, PATH(NULL), "training samples") \

@@ -17,17 +17,29 @@ static const char *duration(char *out, size_t size, double seconds)
     return out;
 }
 
+/* "NF4, double quantization": as the model's files have it, else as the config asks. */
+static const char *quantization(char *out, size_t size, const q3_trainer *t)
+{
+    const q3_quantization_config *q = &t->model.config.quantization;
+    const q3_config_quantization *c = &t->config->quantization;
+    bool fp4 = q->present ? q->code == Q3_FP4 : c->bnb_4bit_quant_type == Q3_CONFIG_QUANT_FP4;
+    bool nested = q->present ? q->nested : c->bnb_4bit_use_double_quant;
+    snprintf(out, size, "%s%s", fp4 ? "FP4" : "NF4", nested ? ", double quantization" : "");
+    return out;
+}
+
 void q3_progress_summary(const q3_trainer *t, const char *checkpoint)
 {
     static const char *const checkpointing[] = { "none", "half", "full" };
     const q3_config *c = t->config;
-    int64_t base = t->text_params + t->vision_params, all = q3_trainer_parameters(t), trained = t->trainable.n;
+    char form[64];
+    int64_t base = t->text_params + t->vision_params, all = q3_trainer_parameters(t),
+            trained = t->trainable.n;
     q3_info("model       %s: %s parameters (text %s, vision %s)", c->model.path, q3_count((uint64_t)base),
             q3_count((uint64_t)t->text_params), q3_count((uint64_t)t->vision_params));
     if (t->model.quantized_params)
-        q3_info("quantized   %s weights to %s (NF4%s)", q3_count((uint64_t)t->model.quantized_params),
-                q3_bytes((uint64_t)t->model.quantized_bytes),
-                c->quantization.bnb_4bit_use_double_quant ? ", double quantization" : "");
+        q3_info("quantized   %s weights to %s (%s)", q3_count((uint64_t)t->model.quantized_params),
+                q3_bytes((uint64_t)t->model.quantized_bytes), quantization(form, sizeof form, t));
     q3_info("training    %s of %s parameters, %.2f %% (text %s, vision %s)", q3_count((uint64_t)trained),
             q3_count((uint64_t)all), 100.0 * (double)trained / (double)all,
             q3_count((uint64_t)t->trainable_text), q3_count((uint64_t)t->trainable_vision));
@@ -48,7 +60,7 @@ void q3_progress_step(const q3_trainer *t, const q3_step_result *r, double secon
 {
     char eta[32];
     double left = seconds * (double)(t->total_steps - t->state.step);
-    q3_log_live("step %5lld/%lld | loss %.4f | norm %.3g | lr %.2e | %4.0f ms | ETA %s",
+    q3_log_live("step %5lld/%lld | loss %.4f | norm %-7.3g | lr %.2e | %4.0f ms | ETA %s",
                 (long long)t->state.step, (long long)t->total_steps, r->loss, r->grad_norm, r->learning_rate,
                 1e3 * seconds, duration(eta, sizeof eta, left));
 }
@@ -58,7 +70,7 @@ void q3_progress_log(const q3_trainer *t, const q3_log_entry *e, double step_sec
 {
     char eta[32];
     double left = step_seconds * (double)(t->total_steps - e->step);
-    q3_info("step %5lld/%lld | loss %.4f | norm %.3g | lr %.2e | %4.0f ms | %s tok/s | ETA %s",
+    q3_info("step %5lld/%lld | loss %.4f | norm %-7.3g | lr %.2e | %4.0f ms | %s tok/s | ETA %s",
             (long long)e->step, (long long)t->total_steps, e->loss, e->grad_norm, e->learning_rate,
             1e3 * step_seconds, q3_count((uint64_t)tokens_per_second), duration(eta, sizeof eta, left));
 }

@@ -4,6 +4,7 @@
 
 #include "core/file.h"
 #include "core/log.h"
+#include "data/imagefolder.h"
 #include "model/weights.h"
 #include "train/trainer.h"
 
@@ -14,7 +15,9 @@ static q3_status open_model(q3_trainer *t)
 {
     const q3_config *c = t->config;
     const q3_load_options options = { .load_in_4bit = c->quantization.load_in_4bit,
-                                      .code = Q3_NF4,
+                                      .code = c->quantization.bnb_4bit_quant_type == Q3_CONFIG_QUANT_FP4
+                                                  ? Q3_FP4
+                                                  : Q3_NF4,
                                       .double_quant = c->quantization.bnb_4bit_use_double_quant,
                                       .skip = c->quantization.skip_modules.items,
                                       .n_skip = c->quantization.skip_modules.n,
@@ -118,30 +121,66 @@ static int64_t at_most(int64_t n, int64_t limit)
     return limit > 0 && limit < n ? limit : n;
 }
 
+/* Whether the training directory has `split` as a folder of its own: one metadata.jsonl at its root is training data as
+ * a whole. */
+static q3_status find_split(bool *found, const char *dir, const char *split)
+{
+    char *train, *other = NULL;
+    Q3_TRY(q3_imagefolder_find(&train, dir, NULL));
+    q3_status st = q3_imagefolder_find(&other, dir, split);
+    *found = st == Q3_OK && strcmp(train, other) != 0;
+    q3_free(train);
+    q3_free(other);
+    return st == Q3_ERR_MEMORY ? st : Q3_OK;
+}
+
+/* Opens `split` of the training directory if it is there. */
+static q3_status open_split(q3_trainer *t, const char *split)
+{
+    q3_data_keys keys = keys_of(t->config);
+    bool found;
+    Q3_TRY(find_split(&found, t->config->data.train, split));
+    if (!found)
+        return Q3_OK;
+    keys.split = t->eval_name = split;
+    return q3_dataset_open(&t->eval_data, t->config->data.train, &keys);
+}
+
+static q3_status open_named_split(q3_trainer *t)
+{
+    const q3_config_data *c = &t->config->data;
+    if (!q3_dir_exists(c->train))
+        return q3_fail(Q3_ERR_USAGE, "data.eval_split is \"%s\", and %s has no splits; set data.eval instead",
+                       c->eval_split, c->train);
+    Q3_TRY(open_split(t, c->eval_split));
+    if (t->eval_data)
+        return Q3_OK;
+    return q3_fail(Q3_ERR_DATA, "data.eval_split \"%s\": %s has no such folder beside the training data",
+                   c->eval_split, c->train);
+}
+
 /* data.eval; else a split of the training directory: the one named, validation, test; else a slice of train. */
 static q3_status open_eval(q3_trainer *t)
 {
-    const q3_config *c = t->config;
-    q3_data_keys keys = keys_of(c);
-    int64_t limit = c->data.max_eval_samples;
+    const q3_config_data *c = &t->config->data;
+    const q3_data_keys keys = keys_of(t->config);
     t->eval_name = "eval";
-    if (c->data.eval)
-        Q3_TRY(q3_dataset_open(&t->eval_data, c->data.eval, &keys));
-    const char *const splits[] = { c->data.eval_split, "validation", "test" };
-    for (int i = 0; i < 3 && !t->eval_data && q3_dir_exists(c->data.train); i++) {
-        keys.split = splits[i];
-        if (splits[i] && q3_dataset_open(&t->eval_data, c->data.train, &keys) == Q3_OK)
-            t->eval_name = splits[i];
-        else if (splits[i] && splits[i] == c->data.eval_split)
-            return q3_wrap(Q3_ERR_DATA, "data.eval_split \"%s\"", splits[i]);
+    if (c->eval)
+        Q3_TRY(q3_dataset_open(&t->eval_data, c->eval, &keys));
+    else if (c->eval_split)
+        Q3_TRY(open_named_split(t));
+    else if (q3_dir_exists(c->train)) {
+        Q3_TRY(open_split(t, "validation"));
+        if (!t->eval_data)
+            Q3_TRY(open_split(t, "test"));
     }
     if (t->eval_data) {
-        t->n_eval = at_most(q3_dataset_size(t->eval_data), limit);
+        t->n_eval = at_most(q3_dataset_size(t->eval_data), c->max_eval_samples);
         return Q3_OK;
     }
     t->eval_data = t->train_data;
     t->eval_name = "train_slice";
-    t->n_eval = at_most(t->n_train, limit > 0 ? limit : 256);
+    t->n_eval = at_most(t->n_train, c->max_eval_samples > 0 ? c->max_eval_samples : 256);
     q3_info("no evaluation data: evaluating the first %lld training samples (train_slice)",
             (long long)t->n_eval);
     return Q3_OK;

@@ -330,6 +330,7 @@ static void rules_between_keys_name_the_keys(void **state)
     assert_unsound(OVERRIDES("train.adam_beta1=1"), "adam_beta1");
     assert_unsound(OVERRIDES("train.adam_beta2=1"), "adam_beta2");
     assert_unsound(OVERRIDES("data.min_pixels=9", "data.max_pixels=8"), "\"data.max_pixels\", 8");
+    assert_unsound(OVERRIDES("data.eval=a.jsonl", "data.eval_split=test"), "leave out one of them");
     assert_unsound(OVERRIDES("data.target_template={label}"), "\"data.label_key\"");
     assert_unsound(OVERRIDES("data.system_prompt=@"), "file name");
     assert_unsound(OVERRIDES("eval.temperature=0.7"), "\"eval.do_sample\" is false");
