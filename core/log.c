@@ -81,6 +81,13 @@ void q3_log_live(const char *fmt, ...)
     va_end(ap);
 }
 
+void q3_log_clear(void)
+{
+    pthread_mutex_lock(&lock);
+    clear_live();
+    pthread_mutex_unlock(&lock);
+}
+
 double q3_seconds(void)
 {
     struct timespec t;

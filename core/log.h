@@ -20,6 +20,8 @@ void q3_detail(const char *fmt, ...) Q3_PRINTF(1, 2);
 
 /* Replaces the live line; does nothing unless stderr is a terminal. */
 void q3_log_live(const char *fmt, ...) Q3_PRINTF(1, 2);
+/* Takes the live line away, before something else than these functions writes. */
+void q3_log_clear(void);
 bool q3_log_is_terminal(void);
 
 /* Seconds since some fixed moment, from the monotonic clock. */
