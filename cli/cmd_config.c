@@ -27,12 +27,15 @@ static q3_status show(const q3_options *o)
     return st;
 }
 
-static void warn_missing(const q3_config *cfg, int id, const char *path)
+/* 1 when the file is not there, and it is told. */
+static int warn_missing(const q3_config *cfg, int id, const char *path)
 {
     char where[4200];
     q3_config_where(where, sizeof where, cfg, id);
-    if (path && !q3_file_exists(path) && !q3_dir_exists(path))
-        q3_warn("%s\"%s\": %s is not there", where, q3_config_table[id].name, path);
+    if (!path || q3_file_exists(path) || q3_dir_exists(path))
+        return 0;
+    q3_warn("%s\"%s\": %s is not there", where, q3_config_table[id].name, path);
+    return 1;
 }
 
 static q3_status check(const q3_options *o)
@@ -41,14 +44,14 @@ static q3_status check(const q3_options *o)
     Q3_TRY(q3_options_need(&file, o, "config"));
     q3_config cfg;
     Q3_TRY(q3_options_config(&cfg, o));
-    warn_missing(&cfg, Q3_KEY_model_path, cfg.model.path);
-    warn_missing(&cfg, Q3_KEY_data_train, cfg.data.train);
-    warn_missing(&cfg, Q3_KEY_data_eval, cfg.data.eval);
-    warn_missing(&cfg, Q3_KEY_lora_init_adapter, cfg.lora.init_adapter);
+    int missing = warn_missing(&cfg, Q3_KEY_model_path, cfg.model.path);
+    missing += warn_missing(&cfg, Q3_KEY_data_train, cfg.data.train);
+    missing += warn_missing(&cfg, Q3_KEY_data_eval, cfg.data.eval);
+    missing += warn_missing(&cfg, Q3_KEY_lora_init_adapter, cfg.lora.init_adapter);
     const char *prompt;
     q3_status st = q3_config_system_prompt(&prompt, &cfg);
     if (st == Q3_OK)
-        printf("%s: fine\n", file);
+        printf("%s: %s\n", file, missing ? "sound, but files are missing" : "fine");
     q3_config_free(&cfg);
     return st;
 }
@@ -76,6 +79,9 @@ static q3_status run(const q3_options *o)
                            o->words[1]);
         return actions[i](o);
     }
+    if (!*word)
+        return q3_fail(Q3_ERR_USAGE,
+                       "config needs a word: show, check or keys (see qwen3-sft config --help)");
     const char *nearest = q3_nearest(word, names, 3);
     return q3_fail(Q3_ERR_USAGE, "config \"%.60s\": write config %s (see qwen3-sft config --help)", word,
                    nearest ? nearest : "show, check or keys");

@@ -13,17 +13,14 @@ static const q3_option options[] = {
     { .name = "out",
       .kind = Q3_OPTION_VALUE,
       .value = "DIR",
-      .help = "also write eval.json and eval_predictions.jsonl there" },
+      .help = "also write metrics and answers to DIR/eval" },
 };
 
 static q3_status run(const q3_options *o)
 {
     q3_config config;
-    const char *file;
     q3_text report = { 0 };
-    Q3_TRY(q3_options_need(&file, o, "config"));
-    Q3_TRY(q3_options_start(o));
-    Q3_TRY(q3_options_config(&config, o));
+    Q3_TRY(q3_options_begin(&config, o));
     q3_status st = q3_judge(&report, &config, q3_options_get(o, "out"));
     q3_config_free(&config);
     if (st != Q3_OK) {
@@ -36,7 +33,7 @@ static q3_status run(const q3_options *o)
 const q3_command q3_command_eval = {
     .name = "eval",
     .summary = "held-out loss and generated answers of a model or an adapter",
-    .usage = "--config FILE [--adapter DIR] [key.sub=value ...]",
+    .usage = "--config FILE [--adapter DIR] [--out DIR] [key.sub=value ...]",
     .example = "eval --config configs/sarcasm.json --adapter runs/sarcasm",
     .options = options,
     .n_options = sizeof options / sizeof *options,

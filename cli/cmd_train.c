@@ -1,4 +1,6 @@
-/* train: fine-tune a model as a config says. */
+/* train: fine-tune a model as a config says. Prints the run's directory. */
+#include <stdio.h>
+
 #include "cli/options.h"
 #include "train/loop.h"
 
@@ -19,18 +21,17 @@ static const q3_option options[] = {
 static q3_status run(const q3_options *o)
 {
     q3_config config;
-    const char *file;
-    Q3_TRY(q3_options_need(&file, o, "config"));
-    Q3_TRY(q3_options_start(o));
-    Q3_TRY(q3_options_config(&config, o));
+    char *dir;
     const q3_run_options run_options = { .resume = q3_options_get(o, "resume"),
                                          .overwrite = q3_options_given(o, "overwrite"),
                                          .named = q3_options_given(o, "output-dir") };
-    q3_status st;
     if (run_options.resume && run_options.overwrite)
-        st = q3_fail(Q3_ERR_USAGE, "--resume and --overwrite exclude each other");
-    else
-        st = q3_train(&config, &run_options);
+        return q3_fail(Q3_ERR_USAGE, "--resume and --overwrite exclude each other");
+    Q3_TRY(q3_options_begin(&config, o));
+    q3_status st = q3_train(&dir, &config, &run_options);
+    if (st == Q3_OK)
+        printf("%s\n", dir);
+    q3_free(dir);
     q3_config_free(&config);
     return st;
 }

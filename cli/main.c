@@ -37,6 +37,25 @@ void q3_program_help(void)
            "`qwen3-sft config keys` the settings of a config file.\n");
 }
 
+/* An option beside --config before the command, or a slip of the pen. */
+static q3_status no_command(const char *option)
+{
+    static const char *const names[] = { "--config", "--help", "--version" };
+    const char *nearest = q3_nearest(option, names, sizeof names / sizeof *names);
+    if (nearest)
+        return q3_fail(Q3_ERR_USAGE, "unknown option %.60s; did you mean %s?", option, nearest);
+    return q3_fail(Q3_ERR_USAGE, "%.60s stands where a command should; `qwen3-sft help` lists them", option);
+}
+
+static q3_status set_log_level(const q3_options *o)
+{
+    bool quiet = q3_options_given(o, "quiet"), verbose = q3_options_given(o, "verbose");
+    if (quiet && verbose)
+        return q3_fail(Q3_ERR_USAGE, "--quiet and --verbose exclude each other");
+    q3_log_set_level(quiet ? Q3_LOG_WARN : verbose ? Q3_LOG_DETAIL : Q3_LOG_INFO);
+    return Q3_OK;
+}
+
 static q3_status run_command(const q3_command *command, int argc, const char *const *argv)
 {
     q3_options o;
@@ -47,10 +66,8 @@ static q3_status run_command(const q3_command *command, int argc, const char *co
             return q3_options_print(&help);
         }
     Q3_TRY(q3_options_parse(&o, command, argc, argv));
-    q3_log_set_level(q3_options_given(&o, "quiet")     ? Q3_LOG_WARN
-                     : q3_options_given(&o, "verbose") ? Q3_LOG_DETAIL
-                                                       : Q3_LOG_INFO);
-    q3_status st = command->run(&o);
+    q3_status st = set_log_level(&o);
+    st = st ? st : command->run(&o);
     q3_options_free(&o);
     return st;
 }
@@ -75,8 +92,7 @@ static q3_status run_program(int argc, const char *const *argv)
     if (strcmp(argv[0], "--version") == 0)
         return run_command(&q3_command_version, 0, argv);
     if (!names_config(argc, argv))
-        return q3_fail(Q3_ERR_USAGE, "%.60s stands where a command should; `qwen3-sft help` lists them",
-                       argv[0]);
+        return no_command(argv[0]);
     Q3_TRY(q3_command_find(&command, "train"));
     return run_command(command, argc, argv);
 }
@@ -89,6 +105,7 @@ int main(int argc, char **argv)
     }
     q3_status st = run_program(argc - 1, (const char *const *)argv + 1);
     q3_pool_stop();
+    q3_log_clear();
     if (st == Q3_OK && (fflush(stdout) != 0 || ferror(stdout)))
         st = q3_fail(Q3_ERR_IO, "stdout could not be written");
     if (st != Q3_OK)

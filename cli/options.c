@@ -9,7 +9,7 @@
 #include "kernels/cpu.h"
 #include "kernels/pool.h"
 
-enum { NAME_BYTES = 64, HELP_COLUMN = 26 };
+enum { NAME_BYTES = 64, HELP_COLUMN = 31 };
 
 static const q3_option config_options[] = {
     { .name = "config",
@@ -354,6 +354,14 @@ q3_status q3_options_start(const q3_options *o)
     return Q3_OK;
 }
 
+q3_status q3_options_begin(q3_config *out, const q3_options *o)
+{
+    const char *file;
+    Q3_TRY(q3_options_need(&file, o, "config"));
+    Q3_TRY(q3_options_start(o));
+    return q3_options_config(out, o);
+}
+
 /* ---- help ---- */
 
 static void help_line(q3_text *out, const q3_option *option)
@@ -380,7 +388,8 @@ void q3_options_help(q3_text *out, const q3_command *command)
     for (int i = 0; i < o.n_table; i++)
         help_line(out, o.table[i]);
     if (command->groups & Q3_COMMAND_CONFIG)
-        q3_text_printf(out, "  key.sub=value, ~key.sub  override a setting; take one back to its default\n");
+        q3_text_printf(out, "%-*s %s\n", HELP_COLUMN, "  key.sub=value, ~key.sub",
+                       "override a setting; take one back to its default");
     q3_text_printf(out, "\nexample:\n  qwen3-sft %s\n", command->example);
 }
 

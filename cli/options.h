@@ -56,6 +56,9 @@ q3_status q3_options_config_unchecked(q3_config *out, const q3_options *o);
  * devices. */
 q3_status q3_options_start(const q3_options *o);
 
+/* Both, as train and eval begin; --config must be given. */
+q3_status q3_options_begin(q3_config *out, const q3_options *o);
+
 /* --help of a command. */
 void q3_options_help(q3_text *out, const q3_command *command);
 

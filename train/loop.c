@@ -186,12 +186,12 @@ static q3_status prepare(q3_trainer *t, const char *checkpoint, const q3_run_opt
     return write_config(t);
 }
 
-static q3_status run(q3_config *config, char **dir, const char *checkpoint, const q3_run_options *options)
+static q3_status run(q3_config *config, const char *dir, const char *checkpoint,
+                     const q3_run_options *options)
 {
     q3_trainer t;
     Q3_TRY(q3_trainer_open(&t, config));
-    t.output_dir = *dir;
-    *dir = NULL; // the trainer's from here on
+    t.output_dir = dir;
     q3_stop_catch();
     q3_finish f;
     q3_status st = prepare(&t, checkpoint, options);
@@ -221,16 +221,19 @@ static q3_status already_done(const q3_config *config, const char *dir)
     return st;
 }
 
-q3_status q3_train(q3_config *config, const q3_run_options *options)
+q3_status q3_train(char **dir, q3_config *config, const q3_run_options *options)
 {
-    char *dir, *checkpoint;
-    q3_status st = q3_run_dir_choose(&dir, &checkpoint, config->train.output_dir, options);
-    if (st == Q3_OK && options->resume && q3_run_dir_finished(dir))
-        st = already_done(config, dir);
+    char *checkpoint;
+    q3_status st = q3_run_dir_choose(dir, &checkpoint, config->train.output_dir, options);
+    if (st == Q3_OK && options->resume && q3_run_dir_finished(*dir))
+        st = already_done(config, *dir);
     else if (st == Q3_OK)
-        st = run(config, &dir, checkpoint, options);
-    q3_free(dir);
+        st = run(config, *dir, checkpoint, options);
     q3_free(checkpoint);
+    if (st != Q3_OK) {
+        q3_free(*dir);
+        *dir = NULL;
+    }
     bool plain = st == Q3_OK || st == Q3_ERR_USAGE || st == Q3_ERR_INTERRUPTED || st == Q3_ERR_TERMINATED;
     return plain ? st : q3_prefix(st, PREFIX);
 }

@@ -10,7 +10,8 @@
 #include "train/run_dir.h"
 #include "train/trainer.h"
 
-/* Runs the config (checked before). Errors begin with "Qwen3-VL SFT failed: ", those of Q3_ERR_USAGE apart. */
-q3_status q3_train(q3_config *config, const q3_run_options *options);
+/* Runs the config (checked before); *dir is the directory of the finished run (heap, NULL on failure). Errors begin with
+ * "Qwen3-VL SFT failed: ", those of Q3_ERR_USAGE and of signals apart. */
+q3_status q3_train(char **dir, q3_config *config, const q3_run_options *options);
 
 #endif

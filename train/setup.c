@@ -297,6 +297,5 @@ void q3_trainer_close(q3_trainer *t)
     q3_ctx_destroy(&t->ctx);
     q3_arena_destroy(&t->step);
     q3_arena_destroy(&t->run);
-    q3_free((void *)(uintptr_t)t->output_dir);
     *t = (q3_trainer){ 0 };
 }

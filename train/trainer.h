@@ -50,7 +50,7 @@ typedef struct q3_trainer {
     int64_t total_steps; /* T */
     int64_t accumulation;
     q3_state state;
-    const char *output_dir; /* heap */
+    const char *output_dir; /* borrowed */
     /* of this process, for the summary */
     int64_t tokens;  /* trained tokens, pictures included */
     double seconds;  /* spent in steps */

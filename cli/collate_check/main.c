@@ -99,7 +99,7 @@ static q3_status read_options(const char *values[OPTIONS], int argc, char **argv
     }
     for (option o = MODEL; o <= DATA && !values[HELP]; o++)
         if (!values[o] || !*values[o])
-            return q3_fail(Q3_ERR_USAGE, PROGRAM " needs --%s %s (see " PROGRAM " --help)", table[o].name,
+            return q3_fail(Q3_ERR_USAGE, "--%s %s is needed (see " PROGRAM " --help)", table[o].name,
                            table[o].value);
     return Q3_OK;
 }

@@ -210,9 +210,9 @@ static void the_exit_code_tells_what_is_wrong(void **state)
     assert_int_equal(run("--help"), 0);
     contains(out, "--system-prompt TEXT|@FILE");
     assert_int_equal(run(""), 2);
-    contains(err, "needs --model DIR");
+    contains(err, "--model DIR is needed");
     assert_int_equal(run("--model " MODEL), 2);
-    contains(err, "needs --data FILE");
+    contains(err, "--data FILE is needed");
     assert_int_equal(run(BASE "--max-lenght 5"), 2);
     contains(err, "did you mean --max-length");
     assert_int_equal(run(BASE "--max-length"), 2);

@@ -243,6 +243,11 @@ static void usage_errors_are_one_line_and_exit_2(void **state)
     assert_program_refuses("confg", "qwen3-sft: unknown command \"confg\"; did you mean \"config\"?\n");
     assert_program_refuses("--zzz",
                            "qwen3-sft: --zzz stands where a command should; `qwen3-sft help` lists them\n");
+    assert_program_refuses("--confg x.json",
+                           "qwen3-sft: unknown option --confg; did you mean --config?\n");
+    assert_program_refuses("version -q -v", "qwen3-sft: --quiet and --verbose exclude each other\n");
+    assert_program_refuses(
+        "config", "qwen3-sft: config needs a word: show, check or keys (see qwen3-sft config --help)\n");
     assert_program_refuses("config check",
                            "qwen3-sft: config needs --config FILE (see qwen3-sft config --help)\n");
     assert_program_refuses("config check --config tests/fuzz/corpus/config_file/unknown_key.json",

@@ -24,6 +24,8 @@ static int set_up(void **state)
         q3_run_start(Q3_PROGRAM, (const char *[]){ SMALL, "train.eval_strategy=steps", "train.eval_steps=3",
                                                    "--output-dir", run_dir, NULL });
     q3_run_expect(&p, 0);
+    assert_int_equal(strncmp(p.out, run_dir, strlen(run_dir)), 0); // what a training prints is its directory
+    assert_string_equal(p.out + strlen(run_dir), "\n");
     q3_process_free(&p);
     return 0;
 }
