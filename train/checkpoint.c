@@ -208,6 +208,7 @@ static bool harmless(int id)
     static const char *const prefixes[] = { "about",
                                             "train.output_dir",
                                             "model.device",
+                                            "model.attention",
                                             "eval.",
                                             "train.save_total_limit",
                                             "train.gradient_checkpointing" };

@@ -26,7 +26,11 @@ typedef enum q3_config_dtype {
     Q3_CONFIG_DTYPE_FLOAT32,
     Q3_CONFIG_DTYPE_BFLOAT16
 } q3_config_dtype;
-typedef enum q3_config_attention { Q3_CONFIG_ATTENTION_AUTO } q3_config_attention;
+typedef enum q3_config_attention {
+    Q3_CONFIG_ATTENTION_AUTO,
+    Q3_CONFIG_ATTENTION_SDPA,
+    Q3_CONFIG_ATTENTION_FLASH
+} q3_config_attention;
 typedef enum q3_config_device {
     Q3_CONFIG_DEVICE_AUTO,
     Q3_CONFIG_DEVICE_CPU,
@@ -76,7 +80,8 @@ typedef enum q3_config_metric { Q3_CONFIG_METRIC_EVAL_LOSS } q3_config_metric;
       "random: weights drawn from train.seed, only config.json and the tokenizer are read") \
     X(model, dtype, ENUM(q3_config_dtype, "auto", "auto|float32|bfloat16"), \
       "type of activations and frozen weights that are not quantized; auto: float32 on the CPU") \
-    X(model, attention, ENUM(q3_config_attention, "auto", "auto"), "attention kernel; auto: the fastest one that fits") \
+    X(model, attention, ENUM(q3_config_attention, "auto", "auto|sdpa|flash_attention_2"), \
+      "names that other trainers know; one exact kernel serves all of them") \
     X(model, device, ENUM(q3_config_device, "auto", "auto|cpu|cuda"), "where to compute; auto: the CPU in this build")
 
 #define Q3_CONFIG_QUANTIZATION(X) \
