@@ -95,7 +95,7 @@ static q3_status place_prompts(q3_engine *e, const q3_batch *b)
 {
     e->rows = Q3_NEW(&e->cache, q3_engine_row, b->n_rows);
     e->tokens = Q3_NEW(&e->cache, int32_t, e->n_slots);
-    e->logits = Q3_NEW(&e->cache, float, b->n_rows *vocabulary(e));
+    e->logits = Q3_NEW(&e->cache, float, vocabulary(e) * b->n_rows);
     if (!e->rows || !e->tokens || !e->logits)
         return Q3_ERR_MEMORY;
     for (int i = 0; i < b->n_rows; i++) {

@@ -42,15 +42,16 @@ static bool same_place(const char *a, const char *b)
 /* "runs/sarcasm" for 1, "runs/sarcasm-2" for 2 ...; heap. */
 static char *numbered(const char *dir, int number)
 {
-    char name[4096];
     size_t n = strlen(dir);
     while (n > 1 && dir[n - 1] == '/')
         n--;
-    if (number == 1)
-        snprintf(name, sizeof name, "%.*s", (int)n, dir);
-    else
-        snprintf(name, sizeof name, "%.*s-%d", (int)n, dir, number);
-    return q3_strdup(name);
+    size_t room = n + sizeof "-10000";
+    char *name = q3_malloc(room);
+    if (name && number == 1)
+        snprintf(name, room, "%.*s", (int)n, dir);
+    else if (name)
+        snprintf(name, room, "%.*s-%d", (int)n, dir, number);
+    return name;
 }
 
 static q3_status first_free(char **dir, const char *output_dir)

@@ -116,6 +116,15 @@ static q3_data_keys keys_of(const q3_config *c)
                            .need_target = true };
 }
 
+/* `setting` is the key with the path. */
+static q3_status open_named(q3_dataset **out, const char *path, const q3_data_keys *keys, const char *setting)
+{
+    if (!q3_file_exists(path) && !q3_dir_exists(path))
+        return q3_fail(Q3_ERR_DATA, "%s: is not there; %s is relative to the working directory", path,
+                       setting);
+    return q3_dataset_open(out, path, keys);
+}
+
 static int64_t at_most(int64_t n, int64_t limit)
 {
     return limit > 0 && limit < n ? limit : n;
@@ -166,7 +175,7 @@ static q3_status open_eval(q3_trainer *t)
     const q3_data_keys keys = keys_of(t->config);
     t->eval_name = "eval";
     if (c->eval)
-        Q3_TRY(q3_dataset_open(&t->eval_data, c->eval, &keys));
+        Q3_TRY(open_named(&t->eval_data, c->eval, &keys, "data.eval"));
     else if (c->eval_split)
         Q3_TRY(open_named_split(t));
     else if (q3_dir_exists(c->train)) {
@@ -192,7 +201,7 @@ static q3_status open_data(q3_trainer *t)
     const q3_data_keys keys = keys_of(c);
     if (!c->data.train)
         return q3_fail(Q3_ERR_USAGE, "data.train is not set: which samples shall be trained on?");
-    Q3_TRY(q3_dataset_open(&t->train_data, c->data.train, &keys));
+    Q3_TRY(open_named(&t->train_data, c->data.train, &keys, "data.train"));
     t->n_train = at_most(q3_dataset_size(t->train_data), c->data.max_train_samples);
     return open_eval(t);
 }

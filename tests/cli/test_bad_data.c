@@ -218,7 +218,7 @@ static void an_unusable_data_set_is_refused(void **state)
 {
     (void)state;
     static const refusal empty = { .code = 3, .prefix = SFT, .rest = { ": the file holds no samples" } };
-    static const refusal absent = { .code = 3, .prefix = SFT, .rest = { ": No such file or directory" } };
+    static const refusal absent = { .code = 3, .prefix = SFT, .rest = { ": is not there; data.train is relative to the working directory" } };
     q3_run_write(home, "train.jsonl", "");
     expect(&empty);
     assert_int_equal(remove(train), 0);
