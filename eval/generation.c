@@ -225,9 +225,9 @@ static q3_status answer_all(evaluator *ev, q3_eval_progress *progress, void *arg
     return st;
 }
 
-static q3_status measure(q3_evaluation *e, uint64_t seed)
+q3_status q3_evaluation_measure(q3_evaluation *e, uint64_t seed)
 {
-    q3_outcome *outcomes = Q3_NEW(&e->mem, q3_outcome, e->n);
+    q3_outcome *outcomes = Q3_NEW(&e->mem, q3_outcome, e->n + 1);
     if (!outcomes)
         return Q3_ERR_MEMORY;
     for (int64_t i = 0; i < e->n; i++) {
@@ -261,7 +261,7 @@ static q3_status evaluate(evaluator *ev, q3_eval_progress *progress, void *arg)
     if (ev->o->forced)
         Q3_TRY(create_choices(ev));
     Q3_TRY(answer_all(ev, progress, arg));
-    return measure(e, ev->o->sampling.seed);
+    return q3_evaluation_measure(e, ev->o->sampling.seed);
 }
 
 q3_status q3_evaluate(q3_evaluation *out, q3_engine *engine, const q3_tokenizer *tokenizer,
@@ -308,6 +308,8 @@ static void write_prediction(q3_text *out, const q3_evaluation *e, const q3_pred
     write_string(out, "], \"stage\": ", q3_answer_stage_names[p->answer.stage]);
     write_string(out, ", \"pred\": ", p->answer.word);
     write_string(out, ", \"gold\": ", names[p->gold]);
+    if (p->source)
+        write_string(out, ", \"source\": ", p->source);
     if (p->forced >= 0) {
         write_string(out, ", \"forced\": ", names[p->forced]);
         q3_text_printf(out, ", \"forced_probs\": [");

@@ -29,9 +29,10 @@ static q3_status read_forced(q3_prediction *p, q3_evaluation *e, const cJSON *pr
 
 static q3_status read_line(q3_prediction *p, q3_evaluation *e, const q3_json *doc)
 {
-    const char *output, *gold, *id;
+    const char *output, *gold, *id, *source;
     *p = (q3_prediction){ .where = doc->name };
     Q3_TRY(q3_json_string(&id, doc, doc->root, "id", NULL));
+    Q3_TRY(q3_json_string(&source, doc, doc->root, "source", NULL));
     Q3_TRY(q3_json_string(&output, doc, doc->root, "output", ""));
     Q3_TRY(q3_json_string(&gold, doc, doc->root, "gold", ""));
     Q3_TRY(q3_json_int(&p->prompt_tokens, doc, doc->root, "prompt_tokens", 0));
@@ -39,7 +40,8 @@ static q3_status read_line(q3_prediction *p, q3_evaluation *e, const q3_json *do
     p->output_bytes = strlen(output);
     p->output = q3_arena_strdup(&e->mem, output);
     p->id = id ? q3_arena_strdup(&e->mem, id) : NULL;
-    if (!p->output || (id && !p->id))
+    p->source = source ? q3_arena_strdup(&e->mem, source) : NULL;
+    if (!p->output || (id && !p->id) || (source && !p->source))
         return Q3_ERR_MEMORY;
     Q3_TRY(read_forced(p, e, cJSON_GetObjectItemCaseSensitive(doc->root, "forced_probs")));
     return q3_answer_parse(&p->answer, e->labels, p->output, p->output_bytes);
@@ -68,19 +70,6 @@ static q3_status read_lines(q3_evaluation *e, const char *text, size_t size, con
     return Q3_OK;
 }
 
-static q3_status measure(q3_evaluation *e, uint64_t seed)
-{
-    q3_outcome *outcomes = Q3_NEW(&e->mem, q3_outcome, e->n + 1);
-    if (!outcomes)
-        return Q3_ERR_MEMORY;
-    for (int64_t i = 0; i < e->n; i++) {
-        const q3_prediction *p = &e->predictions[i];
-        outcomes[i] =
-            (q3_outcome){ p->gold, p->answer, p->forced, p->forced_probs ? p->forced_probs[0] : 0, NULL };
-    }
-    return q3_metrics_compute(&e->metrics, &e->mem, e->labels, outcomes, e->n, seed);
-}
-
 static q3_status read_evaluation(q3_evaluation *e, const char *path, const char *const *labels, int n_labels,
                                  uint64_t seed)
 {
@@ -94,7 +83,7 @@ static q3_status read_evaluation(q3_evaluation *e, const char *path, const char 
     Q3_TRY(q3_file_read(&text, &size, path, FILE_LIMIT));
     q3_status st = read_lines(e, text, size, path);
     q3_free(text);
-    return st ? st : measure(e, seed);
+    return st ? st : q3_evaluation_measure(e, seed);
 }
 
 q3_status q3_evaluation_read(q3_evaluation *out, const char *dir, const char *name, const char *const *labels,

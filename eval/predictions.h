@@ -6,7 +6,7 @@
 #include "eval/generation.h"
 
 /* Reads dir/eval/<name>_predictions.jsonl as q3_evaluation_write left it; answers are parsed and metrics made anew, so
- * they equal those of the evaluation itself, the breakdown by source apart. Token ids are not kept. On failure there is
+ * they equal those of the evaluation itself. Token ids are not kept. On failure there is
  * nothing to free. Errors: Q3_ERR_IO, Q3_ERR_FORMAT (file:line:column), Q3_ERR_DATA, Q3_ERR_MEMORY. */
 q3_status q3_evaluation_read(q3_evaluation *out, const char *dir, const char *name, const char *const *labels,
                              int n_labels, uint64_t seed);

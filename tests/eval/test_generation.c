@@ -11,6 +11,7 @@
 
 #include "core/file.h"
 #include "eval/generation.h"
+#include "eval/predictions.h"
 #include "model/weights.h"
 
 enum { SAMPLES = 7, TOKENS = 24 };
@@ -284,6 +285,24 @@ static q3_dataset *dataset_of(const char *line)
     return out;
 }
 
+/* What is written and read again has the same metrics, to the last digit. */
+static void assert_read_back(const q3_evaluation *e, const q3_generation_options *o)
+{
+    q3_evaluation again;
+    q3_text here = { 0 }, there = { 0 };
+    assert_int_equal(q3_evaluation_write(e, getenv("Q3_TEST_DIR"), "again"), Q3_OK);
+    if (q3_evaluation_read(&again, getenv("Q3_TEST_DIR"), "again", o->labels, o->n_labels,
+                           o->sampling.seed) != Q3_OK)
+        fail_msg("%s", q3_error());
+    q3_metrics_write(&here, &e->metrics, 0);
+    q3_metrics_write(&there, &again.metrics, 0);
+    assert_int_equal(here.size, there.size);
+    assert_memory_equal(here.data, there.data, here.size);
+    q3_text_free(&here);
+    q3_text_free(&there);
+    q3_evaluation_free(&again);
+}
+
 static void without_a_target_the_label_is_gold(void **state)
 {
     (void)state;
@@ -309,6 +328,7 @@ static void without_a_target_the_label_is_gold(void **state)
             assert_int_equal(e.predictions[0].gold, cases[i].gold);
             assert_null(e.predictions[0].id);
             assert_int_equal(e.metrics.n_sources, i == 0);
+            assert_read_back(&e, &o);
             q3_evaluation_free(&e);
         }
         q3_dataset_close(ds);
@@ -413,6 +433,7 @@ static void the_files_say_what_was_found(void **state)
             line = end + 1;
         }
         assert_true(line == text + size);
+        assert_read_back(&e, &o);
         q3_free(text);
         q3_evaluation_free(&e);
     }
