@@ -32,9 +32,8 @@ static const char usage[] =
     "    --columns 7               pictures in a row\n"
     "    --zoom 1                  screen pixels per pixel\n"
     "    --seed0 220               seed of the first picture\n"
-    "The numbers and words shown are the defaults. A directory is made whole or not at all; one that is "
-    "there with\n"
-    "the same options is left alone.\n";
+    "The numbers and words shown are the defaults. A directory is made whole or not at all; one that\n"
+    "is there with the same options is left alone.\n";
 
 /* ---- options ---- */
 

@@ -210,8 +210,7 @@ q3_status q3_engine_begin(q3_engine *e, const q3_batch *prompts, int64_t room)
     if (room > INT32_MAX || prompts->n_tokens + prompts->n_rows * room > INT32_MAX)
         return q3_fail(Q3_ERR_LIMIT,
                        "%d prompts of %lld tokens with %lld more each do not fit into one cache; lower the "
-                       "batch size or "
-                       "max_new_tokens",
+                       "batch size or max_new_tokens",
                        prompts->n_rows, (long long)prompts->n_tokens, (long long)room);
     e->room = room;
     e->n_slots = prompts->n_tokens + prompts->n_rows * room;

@@ -73,8 +73,8 @@ static q3_status check_schedule(const q3_config *cfg)
                       given(cfg, Q3_KEY_train_warmup_steps) ? Q3_KEY_train_warmup_steps
                                                             : Q3_KEY_train_warmup_ratio,
                       "\"train.lr_scheduler_type\" is \"constant\", which has no warm-up; use "
-                      "\"constant_with_warmup\", "
-                      "or leave out \"train.warmup_steps\" and \"train.warmup_ratio\"");
+                      "\"constant_with_warmup\", or leave out \"train.warmup_steps\" and "
+                      "\"train.warmup_ratio\"");
     if (t->max_steps > 0 && t->warmup_steps >= t->max_steps)
         return BREACH(
             cfg, Q3_KEY_train_warmup_steps,
