@@ -16,7 +16,7 @@ enum { SAMPLES_MAX = 10000000 };
 
 static const char usage[] =
     "q3-scenes sarcasm OUT_DIR     posts for fine-tuning: train.jsonl, eval.jsonl, heldout.jsonl, images/\n"
-    "    --train 560               posts in each set: multiples of 28 are balanced, 0 leaves the set out\n"
+    "    --train 2016              posts in each set: multiples of 28 are balanced, 0 leaves the set out\n"
     "    --eval 280\n"
     "    --heldout 280\n"
     "    --seed0 200000000         first seed of each set\n"
@@ -177,7 +177,7 @@ static q3_status fill_sarcasm(const q3_data_set *set, const void *options)
 static q3_status cmd_sarcasm(int argc, char **argv)
 {
     static const char *const blanks[] = { "none", "image", "text", NULL };
-    sarcasm_options o = { { 560, 280, 280 }, { 200000000, 300000000, 400000000 }, "none" };
+    sarcasm_options o = { { 2016, 280, 280 }, { 200000000, 300000000, 400000000 }, "none" };
     const setting settings[] = {
         { "--train", &o.n[0], 0, SAMPLES_MAX, NULL, NULL },
         { "--eval", &o.n[1], 0, SAMPLES_MAX, NULL, NULL },
