@@ -30,7 +30,10 @@ void q3_heap_fail_at(int64_t n)
     atomic_store(&fail_at, n);
 }
 
-int64_t q3_heap_requests(void) { return atomic_load(&requests); }
+int64_t q3_heap_requests(void)
+{
+    return atomic_load(&requests);
+}
 
 static bool must_fail(void)
 {
@@ -39,12 +42,14 @@ static bool must_fail(void)
     return at > 0 && n == at;
 }
 
-/* Address space is free, but some machines promise less of it (overcommit, ulimit -v): take what can be had. */
+/* Address space is free, but some machines promise less of it (overcommit, ulimit -v): take what can be
+ * had. */
 static void *reserve_range(size_t *bytes)
 {
     enum { LEAST = 1 << 26 };
     for (;; *bytes /= 2) {
-        void *p = mmap(NULL, *bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *p =
+            mmap(NULL, *bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p != MAP_FAILED || *bytes / 2 < LEAST)
             return p == MAP_FAILED ? NULL : p;
     }
@@ -63,18 +68,25 @@ q3_status q3_arena_create(q3_arena *out, const char *name, size_t limit)
 }
 
 /* What the arena has ever handed out lies below this. */
-static size_t touched(const q3_arena *arena) { return arena->peak < arena->limit ? arena->peak : arena->limit; }
+static size_t touched(const q3_arena *arena)
+{
+    return arena->peak < arena->limit ? arena->peak : arena->limit;
+}
 
 void q3_arena_destroy(q3_arena *arena)
 {
     if (arena->base) {
-        ASAN_UNPOISON_MEMORY_REGION(arena->base, touched(arena)); // the addresses may come back from another mmap
+        // the addresses may come back from another mmap
+        ASAN_UNPOISON_MEMORY_REGION(arena->base, touched(arena));
         munmap(arena->base, arena->limit);
     }
     *arena = (q3_arena){ 0 };
 }
 
-static size_t block_bytes(size_t bytes) { return (bytes + RED_ZONE + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
+static size_t block_bytes(size_t bytes)
+{
+    return (bytes + RED_ZONE + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
 
 static void *count_only(q3_arena *arena, size_t bytes)
 {
@@ -130,7 +142,10 @@ char *q3_arena_printf(q3_arena *arena, const char *fmt, ...)
     return p;
 }
 
-size_t q3_arena_mark(const q3_arena *arena) { return arena->used; }
+size_t q3_arena_mark(const q3_arena *arena)
+{
+    return arena->used;
+}
 
 void q3_arena_rewind(q3_arena *arena, size_t mark)
 {
@@ -148,14 +163,20 @@ static void *checked(void *p, size_t bytes)
     return p;
 }
 
-void *q3_malloc(size_t bytes) { return checked(must_fail() ? NULL : malloc(bytes ? bytes : 1), bytes); }
+void *q3_malloc(size_t bytes)
+{
+    return checked(must_fail() ? NULL : malloc(bytes ? bytes : 1), bytes);
+}
 
 void *q3_calloc(size_t n, size_t bytes)
 {
     return checked(must_fail() ? NULL : calloc(n ? n : 1, bytes ? bytes : 1), n * bytes);
 }
 
-void *q3_realloc(void *p, size_t bytes) { return checked(must_fail() ? NULL : realloc(p, bytes ? bytes : 1), bytes); }
+void *q3_realloc(void *p, size_t bytes)
+{
+    return checked(must_fail() ? NULL : realloc(p, bytes ? bytes : 1), bytes);
+}
 
 char *q3_strdup(const char *text)
 {
@@ -164,7 +185,10 @@ char *q3_strdup(const char *text)
     return p ? memcpy(p, text, n) : NULL;
 }
 
-void q3_free(void *p) { free(p); }
+void q3_free(void *p)
+{
+    free(p);
+}
 
 size_t q3_memory_available(void)
 {

@@ -1,8 +1,9 @@
 /* core/arena.h - all memory of the program: arenas, and a heap that tests can make fail.
  *
- * An arena is one reserved range of addresses that is touched as it fills: allocation is an addition, freeing is a
- * reset. Lifetimes: run (weights, adapters, optimizer, tokenizer), step (activations, gradients, tape), batch (ids,
- * patches). Blocks are aligned to 64 bytes; q3_arena_alloc returns uninitialized memory. Not thread-safe: one owner.
+ * An arena is one reserved range of addresses that is touched as it fills: allocation is an addition, freeing
+ * is a reset. Lifetimes: run (weights, adapters, optimizer, tokenizer), step (activations, gradients, tape),
+ * batch (ids, patches). Blocks are aligned to 64 bytes; q3_arena_alloc returns uninitialized memory. Not
+ * thread-safe: one owner.
  */
 #ifndef Q3_CORE_ARENA_H
 #define Q3_CORE_ARENA_H
@@ -31,7 +32,10 @@ char *q3_arena_printf(q3_arena *arena, const char *fmt, ...) Q3_PRINTF(2, 3);
 /* Everything allocated after the mark is gone after the rewind. */
 size_t q3_arena_mark(const q3_arena *arena);
 void q3_arena_rewind(q3_arena *arena, size_t mark);
-static inline void q3_arena_reset(q3_arena *arena) { q3_arena_rewind(arena, 0); }
+static inline void q3_arena_reset(q3_arena *arena)
+{
+    q3_arena_rewind(arena, 0);
+}
 
 /* Typed allocation of `n` elements: T *p = Q3_NEW(arena, T, n). */
 #define Q3_NEW(arena, T, n) ((T *)q3_arena_alloc((arena), sizeof(T) * (size_t)(n)))
@@ -49,7 +53,8 @@ void q3_free(void *p);
 void q3_heap_fail_at(int64_t n);
 int64_t q3_heap_requests(void);
 
-/* Bytes of memory that the machine could give now (MemAvailable), and the peak resident size of this process. */
+/* Bytes of memory that the machine could give now (MemAvailable), and the peak resident size of this
+ * process. */
 size_t q3_memory_available(void);
 size_t q3_memory_peak(void);
 

@@ -60,7 +60,8 @@ static q3_status read_all(char *to, size_t size, int fd, const char *path)
         if (n < 0)
             return q3_fail(Q3_ERR_IO, "%s: %s", path, strerror(errno));
         if (n == 0)
-            return q3_fail(Q3_ERR_IO, "%s: ends at byte %zu of %zu; does another program write it?", path, done, size);
+            return q3_fail(Q3_ERR_IO, "%s: ends at byte %zu of %zu; does another program write it?", path,
+                           done, size);
         done += (size_t)n;
     }
     return Q3_OK;
@@ -88,38 +89,59 @@ q3_status q3_file_read(char **text, size_t *size, const char *path, size_t limit
     return st;
 }
 
-static q3_status write_all(int fd, const char *p, size_t size, const char *path)
+static q3_status not_written(const char *path)
 {
-    while (size) {
+    return q3_fail(Q3_ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
+}
+
+q3_status q3_file_put(int fd, const void *data, size_t size, const char *path)
+{
+    for (const char *p = data; size > 0;) {
         ssize_t n = write(fd, p, size);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return q3_fail(Q3_ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
+            return not_written(path);
         p += n;
         size -= (size_t)n;
     }
     return Q3_OK;
 }
 
-q3_status q3_file_write(const char *path, const void *data, size_t size)
+q3_status q3_file_stream(const char *path, q3_file_putter *put, const void *arg)
 {
     char tmp[4096];
     if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
         return q3_fail(Q3_ERR_IO, "%.200s...: the path is too long", path);
     int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0)
-        return q3_fail(Q3_ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
-    q3_status st = write_all(fd, data, size, path);
+        return not_written(path);
+    q3_status st = put(fd, path, arg);
     if (st == Q3_OK && fsync(fd) != 0)
-        st = q3_fail(Q3_ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
+        st = not_written(path);
     if (close(fd) != 0 && st == Q3_OK)
-        st = q3_fail(Q3_ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
+        st = not_written(path);
     if (st == Q3_OK && rename(tmp, path) != 0)
         st = q3_fail(Q3_ERR_IO, "%s: cannot be renamed: %s", path, strerror(errno));
     if (st != Q3_OK)
         unlink(tmp);
     return st;
+}
+
+typedef struct bytes {
+    const void *data;
+    size_t size;
+} bytes;
+
+static q3_status put_bytes(int fd, const char *path, const void *arg)
+{
+    const bytes *b = arg;
+    return q3_file_put(fd, b->data, b->size, path);
+}
+
+q3_status q3_file_write(const char *path, const void *data, size_t size)
+{
+    return q3_file_stream(path, put_bytes, &(bytes){ data, size });
 }
 
 q3_status q3_file_copy(const char *to, const char *from)

@@ -79,7 +79,8 @@ q3_status q3_json_parse(q3_json *out, const char *text, size_t size, const char 
         return q3_wrap(Q3_ERR_MEMORY, "%s", name);
     if (!out->root)
         return fail_at(name, text, end ? (size_t)(end - text) : size, first_line,
-                       end && (size_t)(end - text) < size ? "not valid JSON here" : "the JSON text ends too early");
+                       end && (size_t)(end - text) < size ? "not valid JSON here"
+                                                          : "the JSON text ends too early");
     while ((size_t)(end - text) < size && isspace((unsigned char)*end))
         end++;
     if ((size_t)(end - text) < size) {
@@ -161,7 +162,8 @@ static const char *skip_value(const char *p, const char *end)
     return p;
 }
 
-/* The key `key` (n bytes) of the object at p: the position of its opening quote, and of its value in *value. */
+/* The key `key` (n bytes) of the object at p: the position of its opening quote, and of its value in
+ * *value. */
 static const char *find_key(const char *p, const char *end, const char *key, size_t n, const char **value)
 {
     p = skip_space(p, end);
@@ -222,8 +224,8 @@ bool q3_utf8_valid(const char *text, size_t size, size_t *bad)
         for (size_t k = 1; ok && k < n; k++)
             ok = (s[i + k] & 0xC0) == 0x80;
         if (ok && n > 2)
-            ok = !((c == 0xE0 && s[i + 1] < 0xA0) || (c == 0xED && s[i + 1] > 0x9F) || (c == 0xF0 && s[i + 1] < 0x90) ||
-                   (c == 0xF4 && s[i + 1] > 0x8F));
+            ok = !((c == 0xE0 && s[i + 1] < 0xA0) || (c == 0xED && s[i + 1] > 0x9F) ||
+                   (c == 0xF0 && s[i + 1] < 0x90) || (c == 0xF4 && s[i + 1] > 0x8F));
         if (!ok) {
             *bad = i;
             return false;
@@ -253,7 +255,8 @@ q3_status q3_json_int(int64_t *out, const q3_json *doc, const cJSON *object, con
     *out = def;
     if (!item)
         return Q3_OK;
-    if (!cJSON_IsNumber(item) || item->valuedouble != floor(item->valuedouble) || fabs(item->valuedouble) > 9e15)
+    if (!cJSON_IsNumber(item) || item->valuedouble != floor(item->valuedouble) ||
+        fabs(item->valuedouble) > 9e15)
         return wrong_type(doc, key, "an integer");
     *out = (int64_t)item->valuedouble;
     return Q3_OK;
@@ -283,7 +286,8 @@ q3_status q3_json_bool(bool *out, const q3_json *doc, const cJSON *object, const
     return Q3_OK;
 }
 
-q3_status q3_json_string(const char **out, const q3_json *doc, const cJSON *object, const char *key, const char *def)
+q3_status q3_json_string(const char **out, const q3_json *doc, const cJSON *object, const char *key,
+                         const char *def)
 {
     const cJSON *item = present(object, key);
     *out = def;
@@ -346,7 +350,8 @@ void q3_text_json_string(q3_text *t, const char *text, size_t n)
             continue;
         q3_text_append(t, text + plain, i - plain);
         plain = i + 1;
-        const char *named = strchr("\"\"\\\\\bb\ff\nn\rr\tt", c); // pairs: character, letter behind the backslash
+        // pairs: character, letter behind the backslash
+        const char *named = strchr("\"\"\\\\\bb\ff\nn\rr\tt", c);
         if (c && named)
             q3_text_printf(t, "\\%c", named[1]);
         else

@@ -12,8 +12,14 @@ static q3_log_level current = Q3_LOG_INFO;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static bool live; // the cursor stands behind an unfinished line
 
-void q3_log_set_level(q3_log_level level) { current = level; }
-bool q3_log_enabled(q3_log_level level) { return level <= current; }
+void q3_log_set_level(q3_log_level level)
+{
+    current = level;
+}
+bool q3_log_enabled(q3_log_level level)
+{
+    return level <= current;
+}
 
 bool q3_log_is_terminal(void)
 {

@@ -1,7 +1,7 @@
 /* core/log.h - progress and notices on stderr (results go to stdout, errors through core/status.h).
  *
- * Levels: -q shows warnings only, the default shows info, -v shows detail. A live line (q3_log_live) is rewritten in
- * place on a terminal and dropped elsewhere; any other message first clears it. Thread-safe.
+ * Levels: -q shows warnings only, the default shows info, -v shows detail. A live line (q3_log_live) is
+ * rewritten in place on a terminal and dropped elsewhere; any other message first clears it. Thread-safe.
  */
 #ifndef Q3_CORE_LOG_H
 #define Q3_CORE_LOG_H

@@ -7,26 +7,27 @@
 typedef struct q3_ctx q3_ctx; /* core/tape.h */
 typedef struct q3_op q3_op;
 
-/* A run of rows that attend to each other: queries [q_begin, q_begin + q_len) see keys [kv_begin, kv_begin + kv_len).
- * Causal: query i sees keys up to kv_len - q_len + i, so a cached prefix is a kv_len greater than q_len. */
+/* A run of rows that attend to each other: queries [q_begin, q_begin + q_len) see keys [kv_begin, kv_begin +
+ * kv_len). Causal: query i sees keys up to kv_len - q_len + i, so a cached prefix is a kv_len greater than
+ * q_len. */
 typedef struct q3_segment {
     int64_t q_begin, q_len, kv_begin, kv_len;
 } q3_segment;
 
 /* Settings of a call; each op reads its own few. Pointers are host arrays that outlive the step. */
 typedef struct q3_attr {
-    float eps;                  /* norms */
-    float scale;                /* attention: 1/sqrt(D); lora_linear: alpha/r; cross_entropy: of the sum */
-    float dropout;              /* lora_linear, dropout: probability of a zero */
-    uint64_t key[2];            /* lora_linear, dropout: Philox key and stream (see q3_dropout) */
-    int heads, kv_heads;        /* rope: heads of x; attention */
-    bool causal;                /* attention */
-    int kind;                   /* gelu: 0 exact (erf), 1 tanh */
-    int64_t begin;              /* get_columns: first column */
-    int64_t n;                  /* number of indices or segments */
-    int32_t skip;               /* embedding: id whose row gets no gradient, -1 for none */
-    const int32_t *index;       /* embedding ids, rows, taps, targets */
-    const float *weights;       /* interpolate: [P, 4]; rope: cos and sin [T, D] (D/2 cosines, then D/2 sines) */
+    float eps;            /* norms */
+    float scale;          /* attention: 1/sqrt(D); lora_linear: alpha/r; cross_entropy: of the sum */
+    float dropout;        /* lora_linear, dropout: probability of a zero */
+    uint64_t key[2];      /* lora_linear, dropout: Philox key and stream (see q3_dropout) */
+    int heads, kv_heads;  /* rope: heads of x; attention */
+    bool causal;          /* attention */
+    int kind;             /* gelu: 0 exact (erf), 1 tanh */
+    int64_t begin;        /* get_columns: first column */
+    int64_t n;            /* number of indices or segments */
+    int32_t skip;         /* embedding: id whose row gets no gradient, -1 for none */
+    const int32_t *index; /* embedding ids, rows, taps, targets */
+    const float *weights; /* interpolate: [P, 4]; rope: cos and sin [T, D] (D/2 cosines, then D/2 sines) */
     const q3_segment *segments; /* attention */
 } q3_attr;
 
@@ -48,8 +49,9 @@ typedef struct q3_cost {
 struct q3_op {
     const char *name;
     void (*forward)(q3_ctx *ctx, q3_node *n);
-    void (*backward)(q3_ctx *ctx, q3_node *n); /* out->grad is set; adds to the gradient of each input that wants one */
-    q3_cost (*cost)(const q3_node *n);         /* of the forward pass */
+    /* out->grad is set; adds to the gradient of each input that wants one */
+    void (*backward)(q3_ctx *ctx, q3_node *n);
+    q3_cost (*cost)(const q3_node *n); /* of the forward pass */
 };
 
 enum q3_op_id {

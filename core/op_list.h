@@ -1,7 +1,7 @@
 /* core/op_list.h - the map of the ops: Q3_OP(enumerator, stem).
  *
- * An op is one stem: core/ops/<stem>.c (shapes, forward, backward, cost), kernels/<stem>.{h,c} (the loops) and
- * tests/core/ops/case_<stem>.c (inputs and tolerances). A line here lacking one of them does not link.
+ * An op is one stem: core/ops/<stem>.c (shapes, forward, backward, cost), kernels/<stem>.{h,c} (the loops)
+ * and tests/core/ops/case_<stem>.c (inputs and tolerances). A line here lacking one of them does not link.
  */
 Q3_OP(ADD, add)                     /* y = a + b */
 Q3_OP(LINEAR, linear)               /* y = x W' + b */

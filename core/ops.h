@@ -1,8 +1,8 @@
 /* core/ops.h - the catalogue: every op of the network, one line of mathematics each.
  *
- * Shapes: T tokens or rows, C width, N outputs, D head size, P patches, R supervised rows, V vocabulary. All results
- * are fresh f32 tensors of the step. Weights may be f32, bf16, f16 or 4-bit unless said otherwise; a weight that wants
- * a gradient is f32. Index arrays are host memory and must live until q3_backward is done.
+ * Shapes: T tokens or rows, C width, N outputs, D head size, P patches, R supervised rows, V vocabulary. All
+ * results are fresh f32 tensors of the step. Weights may be f32, bf16, f16 or 4-bit unless said otherwise; a
+ * weight that wants a gradient is f32. Index arrays are host memory and must live until q3_backward is done.
  */
 #ifndef Q3_CORE_OPS_H
 #define Q3_CORE_OPS_H
@@ -16,7 +16,8 @@ typedef struct q3_lora_attr {
 } q3_lora_attr;
 
 typedef struct q3_attention_attr {
-    int heads, kv_heads; /* heads is a multiple of kv_heads: query head h reads key head h / (heads / kv_heads) */
+    int heads;    /* query heads, a multiple of kv_heads */
+    int kv_heads; /* query head h reads key head h / (heads / kv_heads) */
     float scale;
     bool causal;
     const q3_segment *segments; /* must cover every query row exactly once */
@@ -29,15 +30,17 @@ q3_tensor *q3_add(q3_ctx *ctx, q3_tensor *a, q3_tensor *b);
 /* y = x w' + b                                    x [T, C], w [N, C], b [N] f32 or NULL -> [T, N] */
 q3_tensor *q3_linear(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b);
 
-/* y = x w' + b + scale drop(x) A' B'              A [r, C], B [N, r], f32 -> [T, N]   (Hu et al., arXiv:2106.09685) */
+/* y = x w' + b + scale drop(x) A' B'              A [r, C], B [N, r], f32 -> [T, N]
+ * (Hu et al., arXiv:2106.09685) */
 q3_tensor *q3_lora_linear(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b, q3_tensor *lora_a,
                           q3_tensor *lora_b, q3_lora_attr attr);
 
-/* y_i = x_i / (1 - p) or 0, by Philox keyed with (ctx->seed, ctx->micro_step, stream) and counted by element; the same
- * mask as q3_lora_linear draws for that stream */
+/* y_i = x_i / (1 - p) or 0, by Philox keyed with (ctx->seed, ctx->micro_step, stream) and counted by element;
+ * the same mask as q3_lora_linear draws for that stream */
 q3_tensor *q3_dropout(q3_ctx *ctx, q3_tensor *x, float p, uint32_t stream);
 
-/* y_t = table[ids_t]                              table [V, C] -> [T, C]; no gradient for the row of id `skip` (-1: none) */
+/* y_t = table[ids_t]                              table [V, C] -> [T, C]; no gradient for the row of id
+ *                                                 `skip` (-1: none) */
 q3_tensor *q3_embedding(q3_ctx *ctx, q3_tensor *table, const int32_t *ids, int64_t n, int32_t skip);
 
 /* y_i = x[rows_i]                                 x [T, C] -> [n, C]; a row may occur more than once */
@@ -53,9 +56,11 @@ q3_tensor *q3_add_rows(q3_ctx *ctx, q3_tensor *x, q3_tensor *s, const int32_t *r
 q3_tensor *q3_get_columns(q3_ctx *ctx, q3_tensor *x, int64_t begin, int64_t n);
 
 /* y_p = sum_k weights_pk table[taps_pk], k < 4    table [G, C], taps and weights [P, 4] -> [P, C] */
-q3_tensor *q3_interpolate(q3_ctx *ctx, q3_tensor *table, const int32_t *taps, const float *weights, int64_t n);
+q3_tensor *q3_interpolate(q3_ctx *ctx, q3_tensor *table, const int32_t *taps, const float *weights,
+                          int64_t n);
 
-/* y = x / sqrt(mean(x^2) + eps) * w               x [.., C], w [C] f32; rows of C: x may be [T, H D] with w [D] */
+/* y = x / sqrt(mean(x^2) + eps) * w               x [.., C], w [C] f32; rows of C:
+ *                                                 x may be [T, H D] with w [D] */
 q3_tensor *q3_rmsnorm(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, float eps);
 
 /* y = (x - mean) / sqrt(var + eps) * w + b        x [T, C], w, b [C] f32 -> [T, C] */
@@ -74,8 +79,8 @@ q3_tensor *q3_swiglu(q3_ctx *ctx, q3_tensor *a, q3_tensor *u);
 /* y = x Phi(x); the exact form with erf, or the tanh approximation */
 q3_tensor *q3_gelu(q3_ctx *ctx, q3_tensor *x, bool tanh_form);
 
-/* loss = scale sum_r -log softmax(x_r w')[targets_r]       x [R, C], w [V, C] -> [1]; R logits rows are made a chunk at
- * a time, no [R, V] array exists */
+/* loss = scale sum_r -log softmax(x_r w')[targets_r]    x [R, C], w [V, C] -> [1]; logits are made a few
+ * rows at a time, no [R, V] array exists */
 q3_tensor *q3_cross_entropy(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, const int32_t *targets, float scale);
 
 #endif

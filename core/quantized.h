@@ -47,8 +47,8 @@ static inline q3_weight q3_quantized_weight(const q3_quantized *q)
     return (q3_weight){ .data = q->packed, .dtype = q->code, .block = q->block, .absmax = q->absmax };
 }
 
-/* Quantizes into `mem`; a dry arena only counts. Q3_ERR_MODEL when x holds NaN or infinities, Q3_ERR_MEMORY.
- */
+/* Quantizes into `mem`; a dry arena only counts. Q3_ERR_MODEL when x holds NaN or infinities,
+ * Q3_ERR_MEMORY. */
 q3_status q3_quantize(q3_quantized *out, q3_arena *mem, const q3_quantize_args *a);
 
 /* w [n] of type F32, BF16 or F16: bit for bit what bitsandbytes' CUDA kernels and file format mean. */

@@ -39,7 +39,7 @@ uint32_t q3_random_below(const q3_random *r, uint64_t index, uint32_t n)
     return (uint32_t)((uint64_t)q3_random_u32(r, index) * n >> 32);
 }
 
-// Box and Muller (1958), the cosine half. 53 bits each: the first in (0, 1], so that the logarithm exists.
+/* Box and Muller (1958), the cosine half. 53 bits each: the first in (0, 1], so that the logarithm exists. */
 double q3_random_normal(const q3_random *r, uint64_t index)
 {
     uint32_t w[4];
@@ -49,7 +49,7 @@ double q3_random_normal(const q3_random *r, uint64_t index)
     return sqrt(-2.0 * log(1.0 - u)) * cos(angle);
 }
 
-// Matsumoto and Nishimura (1998): init_genrand.
+/* Matsumoto and Nishimura (1998): init_genrand. */
 void q3_mt19937_seed(q3_mt19937 *g, uint64_t seed)
 {
     g->state[0] = (uint32_t)seed;

@@ -1,19 +1,22 @@
-/* core/rng.h - randomness: counted for our own use, drawn from torch's generator where its numbers are wanted.
+/* core/rng.h - randomness: counted for our own use, drawn from torch's generator where its numbers are
+ * wanted.
  *
- * Counted: a number is a pure function of (seed, purpose, step, site, index), by kernels/philox.h. There is no state to
- * save or to share between threads; a resumed run sees the numbers of the uninterrupted one.
+ * Counted: a number is a pure function of (seed, purpose, step, site, index), by kernels/philox.h. There is
+ * no state to save or to share between threads; a resumed run sees the numbers of the uninterrupted one.
  *
- *   key = seed (64 bits)      counter = { block (64 bits), step (32 bits), purpose (8 bits) << 24 | site (24 bits) }
+ *   key = seed (64 bits)   counter = { block (64), step (32), purpose (8) << 24 | site (24 bits) }
  *
- * Drawn: MT19937 as torch's CPU generator uses it (init_genrand with the low 32 bits of the seed), for the initial LoRA
- * values and the sampler's permutations, which thereby equal those of PEFT and of transformers' Trainer.
+ * Drawn: MT19937 as torch's CPU generator uses it (init_genrand with the low 32 bits of the seed), for the
+ * initial LoRA values and the sampler's permutations, which thereby equal those of PEFT and of transformers'
+ * Trainer.
  */
 #ifndef Q3_CORE_RNG_H
 #define Q3_CORE_RNG_H
 
 #include "core/status.h"
 
-/* What a number is for; purposes never share numbers. The values are part of what a resumed run depends on. */
+/* What a number is for; purposes never share numbers. The values are part of what a resumed run depends
+ * on. */
 typedef enum q3_purpose {
     Q3_RANDOM_DROPOUT = 1,
     Q3_RANDOM_SAMPLING = 2,

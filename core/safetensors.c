@@ -1,11 +1,8 @@
 #include "core/safetensors.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/file.h"
 #include "core/json.h"
@@ -145,14 +142,15 @@ static q3_status read_tensor(q3_st_tensor *t, const q3_safetensors *f, const cJS
     Q3_TRY(read_offsets(&begin, &end, f, t->name, info));
     t->data = f->data + begin;
     t->bytes = (size_t)(end - begin);
+    static const struct element unknown = { "", 8, Q3_DTYPES }; // a later invention: kept
     const struct element *e = element_of(t->dtype_name);
-    if (!e)
-        return Q3_OK; // a later invention: kept, with nothing known about its size
-    t->dtype = e->dtype;
     size_t want;
-    if (!shape_bytes(&want, e, t))
+    if (!shape_bytes(&want, e ? e : &unknown, t))
         return q3_fail(Q3_ERR_FORMAT, "%s: tensor %s: shape %s of %s is impossible", f->path, t->name,
-                       q3_st_shape(t), e->name);
+                       q3_st_shape(t), t->dtype_name);
+    if (!e)
+        return Q3_OK;
+    t->dtype = e->dtype;
     if (want != t->bytes)
         return q3_fail(Q3_ERR_FORMAT, "%s: tensor %s: %s of shape %s needs %zu bytes, the file gives it %zu",
                        f->path, t->name, e->name, q3_st_shape(t), want, t->bytes);
@@ -249,10 +247,8 @@ static q3_status read_tensors(q3_safetensors *f)
 {
     int64_t n = 0;
     const cJSON *item;
-    cJSON_ArrayForEach(item, f->header.root)
-    {
+    for (item = f->header.root->child; item; item = item->next)
         n++;
-    }
     if (!(f->tensors = q3_malloc(sizeof *f->tensors * (size_t)n)))
         return Q3_ERR_MEMORY;
     cJSON_ArrayForEach(item, f->header.root)
@@ -444,20 +440,6 @@ static void put_header(q3_text *text, const q3_st_tensor *sorted, const q3_st_wr
         q3_text_append(text, " ", 1);
 }
 
-static q3_status put(int fd, const void *data, size_t size, const char *path)
-{
-    for (const char *p = data; size;) {
-        ssize_t n = write(fd, p, size);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return q3_fail(Q3_ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
-        p += n;
-        size -= (size_t)n;
-    }
-    return Q3_OK;
-}
-
 static q3_status put_tensor(int fd, const q3_st_tensor *t, const q3_st_write *w)
 {
     const void *data = t->data;
@@ -467,42 +449,29 @@ static q3_status put_tensor(int fd, const q3_st_tensor *t, const q3_st_write *w)
         Q3_CHECK(w->fill, "tensor %s has neither data nor a fill function", t->name);
         Q3_TRY(w->fill(&data, t, w->arg));
     }
-    return put(fd, data, t->bytes, w->path);
+    return q3_file_put(fd, data, t->bytes, w->path);
 }
 
-static q3_status put_file(int fd, const q3_st_tensor *sorted, const q3_st_write *w)
+/* What put_file needs: the tensors in the order of the file. */
+typedef struct sorted_file {
+    const q3_st_write *w;
+    const q3_st_tensor *sorted;
+} sorted_file;
+
+static q3_status put_file(int fd, const char *path, const void *arg)
 {
+    const sorted_file *file = arg;
     q3_text header = { 0 };
-    put_header(&header, sorted, w);
+    put_header(&header, file->sorted, file->w);
     unsigned char length[8];
     for (int i = 0; i < 8; i++)
         length[i] = (unsigned char)((uint64_t)header.size >> (8 * i));
-    q3_status st = header.failed ? Q3_ERR_MEMORY : put(fd, length, sizeof length, w->path);
+    q3_status st = header.failed ? Q3_ERR_MEMORY : q3_file_put(fd, length, sizeof length, path);
     if (st == Q3_OK)
-        st = put(fd, header.data, header.size, w->path);
+        st = q3_file_put(fd, header.data, header.size, path);
     q3_text_free(&header);
-    for (int64_t i = 0; st == Q3_OK && i < w->n; i++)
-        st = put_tensor(fd, &sorted[i], w);
-    if (st == Q3_OK && fsync(fd) != 0)
-        st = q3_fail(Q3_ERR_IO, "%s: cannot be written: %s", w->path, strerror(errno));
-    return st;
-}
-
-static q3_status put_and_rename(const q3_st_tensor *sorted, const q3_st_write *w)
-{
-    char tmp[4096];
-    if (snprintf(tmp, sizeof tmp, "%s.tmp", w->path) >= (int)sizeof tmp)
-        return q3_fail(Q3_ERR_IO, "%.200s...: the path is too long", w->path);
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return q3_fail(Q3_ERR_IO, "%s: cannot be written: %s", w->path, strerror(errno));
-    q3_status st = put_file(fd, sorted, w);
-    if (close(fd) != 0 && st == Q3_OK)
-        st = q3_fail(Q3_ERR_IO, "%s: cannot be written: %s", w->path, strerror(errno));
-    if (st == Q3_OK && rename(tmp, w->path) != 0)
-        st = q3_fail(Q3_ERR_IO, "%s: cannot be renamed: %s", w->path, strerror(errno));
-    if (st != Q3_OK)
-        unlink(tmp);
+    for (int64_t i = 0; st == Q3_OK && i < file->w->n; i++)
+        st = put_tensor(fd, &file->sorted[i], file->w);
     return st;
 }
 
@@ -513,7 +482,7 @@ q3_status q3_safetensors_stream(const q3_st_write *w)
         return q3_wrap(Q3_ERR_MEMORY, "%s", w->path);
     q3_status st = prepare(sorted, w);
     if (st == Q3_OK)
-        st = put_and_rename(sorted, w);
+        st = q3_file_stream(w->path, put_file, &(sorted_file){ w, sorted });
     q3_free(sorted);
     return st;
 }

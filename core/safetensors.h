@@ -18,7 +18,7 @@ enum { Q3_ST_MAX_DIMS = 8 };
 
 typedef struct q3_st_tensor {
     const char *name;
-    q3_dtype dtype; /* Q3_DTYPES for a type that the program does not compute with */
+    q3_dtype dtype;         /* Q3_DTYPES for a type that the program does not compute with */
     const char *dtype_name; /* as in the file: "F32", "F8_E4M3" ...; writing: NULL means that of `dtype` */
     int ndim;               /* 0 for a single number */
     int64_t shape[Q3_ST_MAX_DIMS];
@@ -55,8 +55,8 @@ int64_t q3_st_elements(const q3_st_tensor *t);
 /* "[64, 160]" in one of a few rotating per-thread buffers; borrowed. */
 const char *q3_st_shape(const q3_st_tensor *t);
 
-/* Called in file order, just before the bytes of `t` are written: *data must stay valid until the next call.
- */
+/* Called in file order, just before the bytes of `t` are written: *data must stay valid until the next
+ * call. */
 typedef q3_status q3_st_fill(const void **data, const q3_st_tensor *t, void *arg);
 
 typedef struct q3_st_write {

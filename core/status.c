@@ -52,7 +52,10 @@ q3_status q3_status_as(q3_status st, q3_status as)
     return st == Q3_ERR_IO || st == Q3_ERR_FORMAT || st == Q3_ERR_LIMIT ? as : st;
 }
 
-const char *q3_error(void) { return sentence; }
+const char *q3_error(void)
+{
+    return sentence;
+}
 
 int q3_exit_code(q3_status st)
 {

@@ -41,7 +41,10 @@ void q3_step_begin(q3_ctx *ctx, bool recording)
     ctx->recording = recording;
 }
 
-q3_status q3_ctx_status(q3_ctx *ctx) { return ctx->failed ? q3_fail(ctx->failed, "%s", ctx->sentence) : Q3_OK; }
+q3_status q3_ctx_status(q3_ctx *ctx)
+{
+    return ctx->failed ? q3_fail(ctx->failed, "%s", ctx->sentence) : Q3_OK;
+}
 
 static void *meta_alloc(q3_ctx *ctx, size_t bytes)
 {
@@ -81,11 +84,15 @@ q3_tensor *q3_new2(q3_ctx *ctx, int64_t rows, int64_t columns)
     return q3_new(ctx, 2, (const int64_t[]){ rows, columns });
 }
 
-q3_tensor *q3_like(q3_ctx *ctx, const q3_tensor *x) { return q3_new(ctx, x->ndim, x->shape); }
+q3_tensor *q3_like(q3_ctx *ctx, const q3_tensor *x)
+{
+    return q3_new(ctx, x->ndim, x->shape);
+}
 
 q3_tensor *q3_view2(q3_ctx *ctx, q3_tensor *x, int64_t rows, int64_t columns)
 {
-    Q3_CHECK(rows * columns == q3_numel(x), "%lld x %lld of %s", (long long)rows, (long long)columns, q3_shape(x));
+    Q3_CHECK(rows * columns == q3_numel(x), "%lld x %lld of %s", (long long)rows, (long long)columns,
+             q3_shape(x));
     q3_tensor *v = meta_alloc(ctx, sizeof *v);
     *v = *x;
     v->ndim = 2;
@@ -95,7 +102,10 @@ q3_tensor *q3_view2(q3_ctx *ctx, q3_tensor *x, int64_t rows, int64_t columns)
     return v;
 }
 
-void *q3_scratch(q3_ctx *ctx, size_t bytes) { return value_alloc(ctx, bytes); }
+void *q3_scratch(q3_ctx *ctx, size_t bytes)
+{
+    return value_alloc(ctx, bytes);
+}
 
 q3_node *q3_node_new(q3_ctx *ctx, enum q3_op_id id, q3_tensor *a, q3_tensor *b, q3_tensor *c, q3_tensor *d,
                      q3_tensor *e)
@@ -107,7 +117,10 @@ q3_node *q3_node_new(q3_ctx *ctx, enum q3_op_id id, q3_tensor *a, q3_tensor *b, 
     return n;
 }
 
-static bool wants_grad(const q3_tensor *t) { return t && t->root->needs_grad; }
+static bool wants_grad(const q3_tensor *t)
+{
+    return t && t->root->needs_grad;
+}
 
 static void timed(q3_ctx *ctx, q3_node *n, bool back)
 {
@@ -227,7 +240,8 @@ static void checkpoint_forward(q3_ctx *ctx, q3_node *n)
     const checkpoint_block *c = (const void *)n->attr.weights;
     size_t data = q3_arena_mark(ctx->data), meta = q3_arena_mark(&ctx->meta);
     q3_node *outer = ctx->last;
-    q3_tensor *y = c->block(ctx, c->arg, n->in[0]); // recorded only to learn whether anything in it is trained
+    // recorded only to learn whether anything in it is trained
+    q3_tensor *y = c->block(ctx, c->arg, n->in[0]);
     ctx->last = outer;
     n->out->needs_grad = y->needs_grad;
     Q3_CALL(ctx, q3_add_forward, (&(q3_add_args){ q3_f32(n->out), NULL, q3_f32(y), q3_numel(y) }));

@@ -1,11 +1,12 @@
 /* core/tape.h - the context of a step, and reverse-mode differentiation.
  *
- * Calling an op computes at once and, while recording, leaves a node; q3_backward walks the nodes in reverse. Two
- * arenas: `data` holds values (device memory), `meta` holds headers and nodes (host memory). A gradient buffer is
- * returned to the context as soon as its node is done, so backward needs little more than forward.
+ * Calling an op computes at once and, while recording, leaves a node; q3_backward walks the nodes in reverse.
+ * Two arenas: `data` holds values (device memory), `meta` holds headers and nodes (host memory). A gradient
+ * buffer is returned to the context as soon as its node is done, so backward needs little more than forward.
  *
- * When `data` is full the context keeps the first failure and goes on dry: later ops infer shapes and count memory but
- * compute nothing; q3_ctx_status reports it at the end. A dry run from the start gives the exact memory plan.
+ * When `data` is full the context keeps the first failure and goes on dry: later ops infer shapes and count
+ * memory but compute nothing; q3_ctx_status reports it at the end. A dry run from the start gives the exact
+ * memory plan.
  */
 #ifndef Q3_CORE_TAPE_H
 #define Q3_CORE_TAPE_H
@@ -16,25 +17,26 @@
 typedef struct q3_free_grad q3_free_grad;
 
 struct q3_ctx {
-    q3_arena *data;         /* values of the step */
-    q3_arena meta;          /* headers, nodes */
-    bool recording;         /* keep nodes for backward */
-    bool dry;               /* count, do not compute */
-    bool poison;            /* tests: fresh values are NaN */
-    q3_node *last;          /* newest node of the tape */
-    q3_free_grad *free;     /* gradient buffers to use again */
-    q3_status failed;       /* first failure of the step */
-    char sentence[256];     /* its sentence */
-    uint64_t seed;          /* of the run */
-    uint64_t micro_step;    /* counts micro-batches over the run: dropout differs in each */
-    double *profile;        /* optional [Q3_OP_COUNT][2]: seconds forward, backward */
+    q3_arena *data;      /* values of the step */
+    q3_arena meta;       /* headers, nodes */
+    bool recording;      /* keep nodes for backward */
+    bool dry;            /* count, do not compute */
+    bool poison;         /* tests: fresh values are NaN */
+    q3_node *last;       /* newest node of the tape */
+    q3_free_grad *free;  /* gradient buffers to use again */
+    q3_status failed;    /* first failure of the step */
+    char sentence[256];  /* its sentence */
+    uint64_t seed;       /* of the run */
+    uint64_t micro_step; /* counts micro-batches over the run: dropout differs in each */
+    double *profile;     /* optional [Q3_OP_COUNT][2]: seconds forward, backward */
 };
 
 /* `data` stays the caller's. */
 q3_status q3_ctx_create(q3_ctx *out, q3_arena *data);
 void q3_ctx_destroy(q3_ctx *ctx);
 
-/* Forgets the tape and all values: what was returned by ops since the last begin is gone. Clears a failure. */
+/* Forgets the tape and all values: what was returned by ops since the last begin is gone. Clears a
+ * failure. */
 void q3_step_begin(q3_ctx *ctx, bool recording);
 
 /* The first failure since q3_step_begin. */
@@ -56,8 +58,9 @@ q3_node *q3_node_new(q3_ctx *ctx, enum q3_op_id id, q3_tensor *a, q3_tensor *b, 
                      q3_tensor *e);
 q3_tensor *q3_record(q3_ctx *ctx, q3_node *n);
 
-/* For backward functions: the buffer that receives the gradient of t, NULL when none is wanted (or t is NULL). Writers
- * must overwrite when *beta is 0 and add when it is 1; the buffer counts as written from here on. */
+/* For backward functions: the buffer that receives the gradient of t, NULL when none is wanted (or t is
+ * NULL). Writers must overwrite when *beta is 0 and add when it is 1; the buffer counts as written from here
+ * on. */
 float *q3_grad(q3_ctx *ctx, q3_tensor *t, float *beta);
 
 /* Adds out's gradient to t's (copies when t has none yet). */
@@ -72,9 +75,9 @@ void q3_backward(q3_ctx *ctx, q3_tensor *loss, float seed);
 /* The same from any tensor whose gradient was written by the caller into q3_grad(). */
 void q3_backward_from(q3_ctx *ctx, q3_tensor *out);
 
-/* Gradient checkpointing: y = block(x), of x's shape. Only x and y are kept; backward runs the block again with the
- * same counters and gets the same bits (Chen et al., arXiv:1604.06174). Without recording it is a way to drop what a
- * block leaves behind. */
+/* Gradient checkpointing: y = block(x), of x's shape. Only x and y are kept; backward runs the block again
+ * with the same counters and gets the same bits (Chen et al., arXiv:1604.06174). Without recording it is a
+ * way to drop what a block leaves behind. */
 typedef q3_tensor *q3_block(q3_ctx *ctx, const void *arg, q3_tensor *x);
 q3_tensor *q3_checkpoint(q3_ctx *ctx, q3_block *block, const void *arg, q3_tensor *x);
 

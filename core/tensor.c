@@ -1,6 +1,7 @@
 #include "core/tensor.h"
 
 #include <stdio.h>
+#include <string.h>
 
 int64_t q3_numel(const q3_tensor *t)
 {
@@ -10,7 +11,10 @@ int64_t q3_numel(const q3_tensor *t)
     return n;
 }
 
-int64_t q3_dim(const q3_tensor *t, int i) { return t->shape[i < 0 ? t->ndim + i : i]; }
+int64_t q3_dim(const q3_tensor *t, int i)
+{
+    return t->shape[i < 0 ? t->ndim + i : i];
+}
 
 int64_t q3_rows(const q3_tensor *t)
 {
@@ -20,7 +24,21 @@ int64_t q3_rows(const q3_tensor *t)
     return n;
 }
 
-size_t q3_nbytes(const q3_tensor *t) { return q3_dtype_bytes(t->dtype, q3_numel(t)); }
+size_t q3_nbytes(const q3_tensor *t)
+{
+    return q3_dtype_bytes(t->dtype, q3_numel(t));
+}
+
+void q3_widen(float *out, const void *data, q3_dtype dtype, int64_t n)
+{
+    const uint16_t *half = data;
+    Q3_CHECK(dtype <= Q3_F16, "type %d", (int)dtype);
+    if (dtype == Q3_F32)
+        memcpy(out, data, (size_t)n * sizeof *out);
+    else
+        for (int64_t i = 0; i < n; i++)
+            out[i] = dtype == Q3_BF16 ? q3_bf16_to_f32(half[i]) : q3_f16_to_f32(half[i]);
+}
 
 const char *q3_shape(const q3_tensor *t)
 {

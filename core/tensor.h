@@ -1,7 +1,7 @@
 /* core/tensor.h - shape, type and place of an array; gradients hang on it.
  *
- * Tensors are plain data: headers and values live in an arena (activations: the step; weights: the run). Activations
- * are f32 on the CPU; weights may be f32, bf16, f16 or 4-bit. Row-major, dense.
+ * Tensors are plain data: headers and values live in an arena (activations: the step; weights: the run).
+ * Activations are f32 on the CPU; weights may be f32, bf16, f16 or 4-bit. Row-major, dense.
  */
 #ifndef Q3_CORE_TENSOR_H
 #define Q3_CORE_TENSOR_H
@@ -16,14 +16,14 @@ typedef struct q3_tensor {
     q3_dtype dtype;
     int ndim;
     int64_t shape[Q3_MAX_DIMS];
-    int block;            /* NF4, FP4: elements per absmax */
-    const float *absmax;  /* NF4, FP4: [ceil(n / block)] */
-    const char *name;     /* parameters: the name in the checkpoint; NULL for activations */
-    struct q3_tensor *root; /* the tensor this one is a view of, itself otherwise; gradients belong to the root */
-    bool needs_grad;      /* a gradient is wanted */
-    bool grad_set;        /* grad holds a value: the next writer adds */
-    bool grad_kept;       /* grad is a parameter's buffer that outlives the step */
-    float *grad;          /* f32, same shape; NULL until someone writes it */
+    int block;              /* NF4, FP4: elements per absmax */
+    const float *absmax;    /* NF4, FP4: [ceil(n / block)] */
+    const char *name;       /* parameters: the name in the checkpoint; NULL for activations */
+    struct q3_tensor *root; /* what this one is a view of, itself otherwise; gradients belong to the root */
+    bool needs_grad;        /* a gradient is wanted */
+    bool grad_set;          /* grad holds a value: the next writer adds */
+    bool grad_kept;         /* grad is a parameter's buffer that outlives the step */
+    float *grad;            /* f32, same shape; NULL until someone writes it */
 } q3_tensor;
 
 int64_t q3_numel(const q3_tensor *t);
@@ -39,11 +39,17 @@ const char *q3_shape(const q3_tensor *t);
 /* A header in `mem` over `data` (NULL when the arena is full). Not a view: it is its own root. */
 q3_tensor *q3_tensor_wrap(q3_arena *mem, void *data, q3_dtype dtype, int ndim, const int64_t *shape);
 
+/* out [n] = the n values at `data`, of type F32, BF16 or F16. */
+void q3_widen(float *out, const void *data, q3_dtype dtype, int64_t n);
+
 static inline q3_weight q3_as_weight(const q3_tensor *t)
 {
     return (q3_weight){ .data = t->data, .dtype = t->dtype, .block = t->block, .absmax = t->absmax };
 }
 
-static inline float *q3_f32(const q3_tensor *t) { return t ? (float *)t->data : NULL; }
+static inline float *q3_f32(const q3_tensor *t)
+{
+    return t ? (float *)t->data : NULL;
+}
 
 #endif

@@ -1,7 +1,7 @@
 /* core/ops/dropout.h - which mask belongs to a call: shared by dropout and lora_linear.
  *
- * The mask is a function of (run's seed, micro-step of the call, stream of the call), see core/rng.h: purpose dropout,
- * the stream as the site. The node keeps the latter two, so backward draws what forward drew.
+ * The mask is a function of (run's seed, micro-step of the call, stream of the call), see core/rng.h: purpose
+ * dropout, the stream as the site. The node keeps the latter two, so backward draws what forward drew.
  */
 #ifndef Q3_CORE_OPS_DROPOUT_H
 #define Q3_CORE_OPS_DROPOUT_H

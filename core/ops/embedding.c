@@ -1,4 +1,5 @@
 #include "core/ops.h"
+#include "core/ops/rows.h"
 #include "kernels/rows.h"
 
 q3_tensor *q3_embedding(q3_ctx *ctx, q3_tensor *table, const int32_t *ids, int64_t n, int32_t skip)
@@ -15,9 +16,7 @@ q3_tensor *q3_embedding(q3_ctx *ctx, q3_tensor *table, const int32_t *ids, int64
 static void forward(q3_ctx *ctx, q3_node *n)
 {
     const q3_tensor *table = n->in[0];
-    for (int64_t i = 0; !ctx->dry && i < n->attr.n; i++)
-        Q3_CHECK(n->attr.index[i] >= 0 && n->attr.index[i] < table->shape[0], "id %d at %lld, table %s",
-                 n->attr.index[i], (long long)i, q3_shape(table));
+    q3_check_rows(ctx, n);
     const q3_take_rows_args a = { .y = q3_f32(n->out),
                                   .x = q3_as_weight(table),
                                   .index = n->attr.index,

@@ -1,4 +1,5 @@
 #include "core/ops.h"
+#include "core/ops/rows.h"
 #include "kernels/rows.h"
 
 q3_tensor *q3_get_rows(q3_ctx *ctx, q3_tensor *x, const int32_t *rows, int64_t n)
@@ -12,9 +13,7 @@ q3_tensor *q3_get_rows(q3_ctx *ctx, q3_tensor *x, const int32_t *rows, int64_t n
 
 static void forward(q3_ctx *ctx, q3_node *n)
 {
-    for (int64_t i = 0; !ctx->dry && i < n->attr.n; i++)
-        Q3_CHECK(n->attr.index[i] >= 0 && n->attr.index[i] < q3_rows(n->in[0]), "row %d at %lld, x %s",
-                 n->attr.index[i], (long long)i, q3_shape(n->in[0]));
+    q3_check_rows(ctx, n);
     const q3_take_rows_args a = { .y = q3_f32(n->out),
                                   .x = q3_as_weight(n->in[0]),
                                   .index = n->attr.index,

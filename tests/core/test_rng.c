@@ -96,7 +96,9 @@ static void every_part_of_the_name_changes_the_numbers(void **state)
 static void a_kernel_sees_the_numbers_of_the_host(void **state)
 {
     (void)state;
-    const q3_random r = { .seed = 0x123456789abcdef0u, .purpose = Q3_RANDOM_DROPOUT, .step = 77, .site = 0xabcdef };
+    const q3_random r = {
+        .seed = 0x123456789abcdef0u, .purpose = Q3_RANDOM_DROPOUT, .step = 77, .site = 0xabcdef
+    };
     uint32_t key[2], counter[4], out[4];
     q3_random_counter(key, counter, &r);
     for (uint64_t i = 0; i < 9; i++) {
@@ -141,7 +143,8 @@ static void only_the_low_32_bits_of_a_torch_seed_count(void **state)
     assert_int_equal(q3_mt19937_u32(&a), q3_mt19937_u32(&b));
 }
 
-/* PEFT with seed 42, in 16, rank 4, out 24: both default initialisations are drawn and dropped, then A comes. */
+/* PEFT with seed 42, in 16, rank 4, out 24: both default initialisations are drawn and dropped, then A
+ * comes. */
 static void initial_lora_values_are_those_of_peft(void **state)
 {
     (void)state;

@@ -134,6 +134,7 @@ static void damaged_headers_are_refused(void **state)
     expect_refused("{" T("a", "U8", "[0]", 0, 0) "," T("a", "U8", "[4]", 0, 4) "}", 4, Q3_ERR_FORMAT,
                    "a occurs twice");
     expect_refused("{" T("a", "F32", "[4294967296,4294967296]", 0, 0) "}", 0, Q3_ERR_FORMAT, "impossible");
+    expect_refused("{" T("a", "F9", "[4294967296,4294967296]", 0, 0) "}", 0, Q3_ERR_FORMAT, "impossible");
     expect_refused("{" T("a", "F32", "[-2]", 0, 8) "}", 8, Q3_ERR_FORMAT, "size 1 of tensor a");
     expect_refused("{" T("a", "F32", "[1.5]", 0, 8) "}", 8, Q3_ERR_FORMAT, "size 1 of tensor a");
     expect_refused("{" T("a", "F32", "[1e300]", 0, 8) "}", 8, Q3_ERR_FORMAT, "size 1 of tensor a");

@@ -5,7 +5,10 @@
 
 #include "core/status.h"
 
-static q3_status deep(void) { return q3_fail(Q3_ERR_FORMAT, "byte %d is wrong", 7); }
+static q3_status deep(void)
+{
+    return q3_fail(Q3_ERR_FORMAT, "byte %d is wrong", 7);
+}
 
 static q3_status middle(void)
 {
@@ -69,8 +72,10 @@ static void the_nearest_name_is_suggested(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(context_is_put_in_front),         cmocka_unit_test(a_sentence_may_quote_the_former_one),
-        cmocka_unit_test(long_sentences_are_cut_not_overrun), cmocka_unit_test(exit_codes_follow_the_table),
+        cmocka_unit_test(context_is_put_in_front),
+        cmocka_unit_test(a_sentence_may_quote_the_former_one),
+        cmocka_unit_test(long_sentences_are_cut_not_overrun),
+        cmocka_unit_test(exit_codes_follow_the_table),
         cmocka_unit_test(the_nearest_name_is_suggested),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,14 +7,20 @@ static uint64_t mix(uint64_t z) // splitmix64 of a counter: the same inputs on e
     return z ^ (z >> 31);
 }
 
-static uint64_t draw(q3_case *c) { return mix(++c->counter * 0x9E3779B97F4A7C15u); }
+static uint64_t draw(q3_case *c)
+{
+    return mix(++c->counter * 0x9E3779B97F4A7C15u);
+}
 
 float q3_case_uniform(q3_case *c, float lo, float hi)
 {
     return lo + (hi - lo) * (float)(draw(c) >> 40) * 0x1p-24f;
 }
 
-int64_t q3_case_below(q3_case *c, int64_t n) { return (int64_t)(draw(c) % (uint64_t)n); }
+int64_t q3_case_below(q3_case *c, int64_t n)
+{
+    return (int64_t)(draw(c) % (uint64_t)n);
+}
 
 void *q3_case_alloc(q3_case *c, size_t bytes)
 {

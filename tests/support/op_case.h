@@ -1,10 +1,12 @@
-/* tests/support/op_case.h - one test case for each op of core/op_list.h; tests/core/ops/test_ops.c runs them all.
+/* tests/support/op_case.h - one test case for each op of core/op_list.h; tests/core/ops/test_ops.c runs them
+ * all.
  *
- * A case builds inputs for each of its variants (shapes, settings) and applies the op. The harness checks, for each
- * variant: central differences of the reference along random directions; the reference against `plain` (the same result
- * from other ops) and against `expected` (an independent float64 formula) where given; every CPU level of the machine
- * against the reference; the same bits with 1, 2 and 3 threads; each input's gradient asked for alone; gradients that
- * add to what is there. Fresh values are NaN, so that nothing unwritten goes unseen.
+ * A case builds inputs for each of its variants (shapes, settings) and applies the op. The harness checks,
+ * for each variant: central differences of the reference along random directions; the reference against
+ * `plain` (the same result from other ops) and against `expected` (an independent float64 formula) where
+ * given; every CPU level of the machine against the reference; the same bits with 1, 2 and 3 threads; each
+ * input's gradient asked for alone; gradients that add to what is there. Fresh values are NaN, so that
+ * nothing unwritten goes unseen.
  */
 #ifndef Q3_TESTS_SUPPORT_OP_CASE_H
 #define Q3_TESTS_SUPPORT_OP_CASE_H
@@ -26,11 +28,11 @@ typedef struct q3_op_case {
     int variants;
     void (*build)(q3_case *c);
     q3_tensor *(*apply)(const q3_case *c, q3_ctx *ctx);
-    q3_tensor *(*plain)(const q3_case *c, q3_ctx *ctx);      /* optional */
-    void (*expected)(const q3_case *c, double *y);           /* optional: the values of the result */
-    double tolerance;          /* levels, plain and expected against the reference, norm over norm; 0 means 1e-5 */
-    double difference_step;    /* of central differences; 0 means 1e-2 */
-    double difference_bound;   /* their bound, relative to the sum of the two norms' scale; 0 means 2e-3 */
+    q3_tensor *(*plain)(const q3_case *c, q3_ctx *ctx); /* optional */
+    void (*expected)(const q3_case *c, double *y);      /* optional: the values of the result */
+    double tolerance; /* levels, plain and expected against the reference, norm over norm; 0 means 1e-5 */
+    double difference_step;  /* of central differences; 0 means 1e-2 */
+    double difference_bound; /* their bound, relative to the sum of the two norms' scale; 0 means 2e-3 */
 } q3_op_case;
 
 /* f32 tensors with values uniform in [-scale, scale]. */

@@ -1,6 +1,7 @@
 /* tests/support/run.h - trainings by the program, and what they leave, compared.
  *
- * A run is small: the model, data and settings of tests/golden/training, with overrides. Files below Q3_TEST_DIR.
+ * A run is small: the model, data and settings of tests/golden/training, with overrides. Files below
+ * Q3_TEST_DIR.
  */
 #ifndef Q3_TESTS_SUPPORT_RUN_H
 #define Q3_TESTS_SUPPORT_RUN_H
@@ -34,8 +35,8 @@ void q3_run_assert_same_metrics(const char *dir_a, const char *dir_b);
 /* The state in dir/checkpoint-<step>/trainer_state.json, times and the directory's own name apart. */
 void q3_run_assert_same_state(const char *dir_a, const char *dir_b, int64_t step);
 
-/* The newest checkpoint, the finished adapter and all that is said about them: equal. `model` is the weights' file:
- * "adapter_model.safetensors" or "model/model.safetensors". */
+/* The newest checkpoint, the finished adapter and all that is said about them: equal. `model` is the weights'
+ * file: "adapter_model.safetensors" or "model/model.safetensors". */
 void q3_run_assert_same(const char *dir_a, const char *dir_b, const char *model);
 
 #endif

@@ -11,7 +11,10 @@ static void build(q3_case *c)
     }
 }
 
-static q3_tensor *apply(const q3_case *c, q3_ctx *ctx) { return q3_add(ctx, c->in[0], c->in[1]); }
+static q3_tensor *apply(const q3_case *c, q3_ctx *ctx)
+{
+    return q3_add(ctx, c->in[0], c->in[1]);
+}
 
 static void expected(const q3_case *c, double *y)
 {

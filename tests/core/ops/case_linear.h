@@ -1,4 +1,5 @@
-/* tests/core/ops/case_linear.h - frozen weights of any storage type for the cases of ops that multiply by one. */
+/* tests/core/ops/case_linear.h - frozen weights of any storage type for the cases of ops that multiply by
+ * one. */
 #ifndef Q3_TESTS_CORE_OPS_CASE_LINEAR_H
 #define Q3_TESTS_CORE_OPS_CASE_LINEAR_H
 

@@ -1,4 +1,5 @@
-/* What the embedding's op case cannot see with differences: the id that gets no gradient, what a first gradient overwrites. */
+/* What the embedding's op case cannot see with differences: the id that gets no gradient, what a first
+ * gradient overwrites. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -42,10 +42,14 @@ static void result_free(result *r)
         free(r->grad[i]);
 }
 
-static float *copy(const float *x, int64_t n) { return memcpy(malloc((size_t)n * sizeof *x), x, (size_t)n * sizeof *x); }
+static float *copy(const float *x, int64_t n)
+{
+    return memcpy(malloc((size_t)n * sizeof *x), x, (size_t)n * sizeof *x);
+}
 
 /* Runs the op; gradients of the inputs in `wanted` (a bit each), added to `start` when given. */
-static result run_with(bench *b, q3_tensor *(*apply)(const q3_case *, q3_ctx *), unsigned wanted, const result *start)
+static result run_with(bench *b, q3_tensor *(*apply)(const q3_case *, q3_ctx *), unsigned wanted,
+                       const result *start)
 {
     result r = { 0 };
     q3_step_begin(&b->ctx, true);
@@ -82,7 +86,10 @@ static result run_with(bench *b, q3_tensor *(*apply)(const q3_case *, q3_ctx *),
     return r;
 }
 
-static result run(bench *b, unsigned wanted, const result *start) { return run_with(b, b->test->apply, wanted, start); }
+static result run(bench *b, unsigned wanted, const result *start)
+{
+    return run_with(b, b->test->apply, wanted, start);
+}
 
 static double distance(const float *a, const float *b, int64_t n)
 {
@@ -135,7 +142,8 @@ static double directional(bench *b, int input, const float *x, const float *dire
     return sum;
 }
 
-/* <grad, d> against (f(x + h d) - f(x - h d)) / 2h for f = <dy, y>; the differences are rounded to float with x. */
+/* <grad, d> against (f(x + h d) - f(x - h d)) / 2h for f = <dy, y>; the differences are rounded to float with
+ * x. */
 static void check_differences(bench *b, const result *ref, int input)
 {
     q3_tensor *t = b->c.in[input];
@@ -151,7 +159,8 @@ static void check_differences(bench *b, const result *ref, int input)
             analytic += (double)ref->grad[input][k] * direction[k];
             norm += (double)ref->grad[input][k] * ref->grad[input][k] * direction[k] * direction[k];
         }
-        double numeric = (directional(b, input, x, direction, h) - directional(b, input, x, direction, -h)) / (2 * h);
+        double numeric =
+            (directional(b, input, x, direction, h) - directional(b, input, x, direction, -h)) / (2 * h);
         worst = fmax(worst, fabs(numeric - analytic));
         scale = fmax(scale, sqrt(norm));
     }
@@ -160,7 +169,8 @@ static void check_differences(bench *b, const result *ref, int input)
     free(direction);
     double noise = 2e-6 * (double)ref->n / h; // float rounding of a sum of ref->n terms below one
     if (!(worst <= bound * scale + fmin(noise, bound)))
-        fail_msg("variant %d, input %d: differences are off by %.3g, scale %.3g", b->c.variant, input, worst, scale);
+        fail_msg("variant %d, input %d: differences are off by %.3g, scale %.3g", b->c.variant, input, worst,
+                 scale);
 }
 
 static void check_accumulation(bench *b, const result *ref)
@@ -187,8 +197,8 @@ static void check_levels(bench *b, const result *ref)
             q3_pool_start(threads);
             result many = run(b, ~0u, NULL);
             if (!same_bits(b, &many, &one))
-                fail_msg("variant %d, %s: %d threads give other bits", b->c.variant, q3_cpu_level_name((q3_cpu_isa)level),
-                         threads);
+                fail_msg("variant %d, %s: %d threads give other bits", b->c.variant,
+                         q3_cpu_level_name((q3_cpu_isa)level), threads);
             result_free(&many);
         }
         for (int i = 0; i < Q3_CASE_INPUTS; i++) {
@@ -264,6 +274,7 @@ int main(int argc, char **argv)
     size_t n = 0;
     for (int i = 0; i < Q3_OP_COUNT; i++) // usage: test_core_ops_ops [OP]
         if (argc < 2 || strcmp(argv[1], cases[i].name) == 0)
-            tests[n++] = (struct CMUnitTest){ cases[i].name, run_case, NULL, NULL, (void *)(uintptr_t)cases[i].test };
+            tests[n++] =
+                (struct CMUnitTest){ cases[i].name, run_case, NULL, NULL, (void *)(uintptr_t)cases[i].test };
     return n ? _cmocka_run_group_tests("ops", tests, n, NULL, NULL) : 1;
 }
