@@ -34,7 +34,7 @@ static void bnb_rule(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
-// Largest k with map[k] <= x, by eight halvings of [0, 256); then the nearer neighbour.
+/* Largest k with map[k] <= x, by eight halvings of [0, 256); then the nearer neighbour. */
 uint8_t q3_dynamic_map_index(const float map[256], float x)
 {
     if (isnan(x))

@@ -6,4 +6,7 @@ static void q3_add_forward_reference(const q3_add_args *a)
         a->y[i] = a->a ? a->a[i] + a->b[i] : a->b[i];
 }
 
-void q3_add_forward_cpu(const q3_add_args *a) { Q3_DISPATCH(q3_add_forward, a); }
+void q3_add_forward_cpu(const q3_add_args *a)
+{
+    Q3_DISPATCH(q3_add_forward, a);
+}

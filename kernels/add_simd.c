@@ -16,4 +16,7 @@ static void run(void *arg, int64_t begin, int64_t end, int thread)
         a->y[i] = a->a[i] + a->b[i];
 }
 
-void Q3_SIMD(q3_add_forward)(const q3_add_args *a) { q3_parallel(a->n, GRAIN, run, (void *)(uintptr_t)a); }
+void Q3_SIMD(q3_add_forward)(const q3_add_args *a)
+{
+    q3_parallel(a->n, GRAIN, run, (void *)(uintptr_t)a);
+}

@@ -9,14 +9,14 @@
  * query i of a segment sees its first kv_len - q_len + i + 1 keys. A query that sees no key gets zeros. Keys
  * and values outside the segments are never read.
  *
- * Segments: forward takes any; the op asks for queries in order without gaps, and backward for keys that ascend and
- * belong to one segment each, for each work item owns the rows that it writes. Items: forward and dq take (segment, key
- * head, block of queries and heads of the group), dk and dv take (segment, key head, block of keys). Results do not
- * depend on the number of threads.
+ * Segments: forward takes any; the op asks for queries in order without gaps, and backward for keys that
+ * ascend and belong to one segment each, for each work item owns the rows that it writes. Items: forward and
+ * dq take (segment, key head, block of queries and heads of the group), dk and dv take (segment, key head,
+ * block of keys). Results do not depend on the number of threads.
  *
- * Cost forward: 4 D flops for each visible pair of a query head and a key, 10 D backward (14 D here: both passes
- * make the scores again). Memory: q, k, v, o once, and L; no [T, S] array exists. Compute-bound; bandwidth-bound for
- * single queries, which the fast source takes with its vectors along the head.
+ * Cost forward: 4 D flops for each visible pair of a query head and a key, 10 D backward (14 D here: both
+ * passes make the scores again). Memory: q, k, v, o once, and L; no [T, S] array exists. Compute-bound;
+ * bandwidth-bound for single queries, which the fast source takes with its vectors along the head.
  *
  *   causal, 1 thread of an EPYC (Zen 5), forward / backward ms      portable      AVX2           AVX-512
  *   16 segments of 48, 4 heads of 32, 2 key heads                   0.48 / 1.6    0.27 / 0.87    0.17 / 0.76

@@ -17,8 +17,9 @@ bool q3_cpu_has_level(q3_cpu_isa level)
     case Q3_CPU_AVX2: // the builtins read XCR0 too: a kernel that does not save the registers hides the level
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     case Q3_CPU_AVX512:
-        return q3_cpu_has_level(Q3_CPU_AVX2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+        return q3_cpu_has_level(Q3_CPU_AVX2) && __builtin_cpu_supports("avx512f") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl");
 #endif
     default:
         return false;
@@ -44,7 +45,10 @@ bool q3_cpu_set_level(q3_cpu_isa level)
     return true;
 }
 
-const char *q3_cpu_level_name(q3_cpu_isa level) { return names[level]; }
+const char *q3_cpu_level_name(q3_cpu_isa level)
+{
+    return names[level];
+}
 
 bool q3_cpu_level_parse(q3_cpu_isa *out, const char *name)
 {

@@ -1,7 +1,8 @@
 /* kernels/cpu.h - which instruction set the CPU kernels use, chosen once at run time.
  *
- * Every kernel has a reference (double accumulators, obviously right, the oracle of the tests) and one fast source,
- * kernels/<op>_simd.c, which is compiled once per level. The public q3_<op>_cpu function picks by q3_cpu_level().
+ * Every kernel has a reference (double accumulators, obviously right, the oracle of the tests) and one fast
+ * source, kernels/<op>_simd.c, which is compiled once per level. The public q3_<op>_cpu function picks by
+ * q3_cpu_level().
  */
 #ifndef Q3_KERNELS_CPU_H
 #define Q3_KERNELS_CPU_H
@@ -23,45 +24,46 @@ q3_cpu_isa q3_cpu_level(void);
 bool q3_cpu_set_level(q3_cpu_isa level);
 bool q3_cpu_has_level(q3_cpu_isa level);
 
-const char *q3_cpu_level_name(q3_cpu_isa level);                /* "reference", "portable", "avx2", "avx512" */
-bool q3_cpu_level_parse(q3_cpu_isa *out, const char *name);     /* false for an unknown name */
+const char *q3_cpu_level_name(q3_cpu_isa level);            /* "reference", "portable", "avx2", "avx512" */
+bool q3_cpu_level_parse(q3_cpu_isa *out, const char *name); /* false for an unknown name */
 
-/* Names of the functions of a *_simd.c file: Q3_SIMD(q3_gelu_forward) is q3_gelu_forward_avx2 when built for AVX2. */
+/* Names of the functions of a *_simd.c file: Q3_SIMD(q3_gelu_forward) is q3_gelu_forward_avx2 when built for
+ * AVX2. */
 #define Q3_SIMD_PASTE(name, level) name##_##level
 #define Q3_SIMD_EXPAND(name, level) Q3_SIMD_PASTE(name, level)
 #define Q3_SIMD(name) Q3_SIMD_EXPAND(name, Q3_LEVEL)
 
 #if defined(__x86_64__)
 /* Declares the fast variants of void name(const args *a). */
-#define Q3_DECLARE_SIMD(name, args)                                                                                   \
-    void name##_portable(const args *a);                                                                              \
-    void name##_avx2(const args *a);                                                                                  \
+#define Q3_DECLARE_SIMD(name, args)                                                                          \
+    void name##_portable(const args *a);                                                                     \
+    void name##_avx2(const args *a);                                                                         \
     void name##_avx512(const args *a)
 /* The body of name##_cpu: the reference is name##_reference. */
-#define Q3_DISPATCH(name, a)                                                                                          \
-    do {                                                                                                              \
-        switch (q3_cpu_level()) {                                                                                     \
-        case Q3_CPU_AVX512:                                                                                           \
-            name##_avx512(a);                                                                                         \
-            break;                                                                                                    \
-        case Q3_CPU_AVX2:                                                                                             \
-            name##_avx2(a);                                                                                           \
-            break;                                                                                                    \
-        case Q3_CPU_PORTABLE:                                                                                         \
-            name##_portable(a);                                                                                       \
-            break;                                                                                                    \
-        default:                                                                                                      \
-            name##_reference(a);                                                                                      \
-        }                                                                                                             \
+#define Q3_DISPATCH(name, a)                                                                                 \
+    do {                                                                                                     \
+        switch (q3_cpu_level()) {                                                                            \
+        case Q3_CPU_AVX512:                                                                                  \
+            name##_avx512(a);                                                                                \
+            break;                                                                                           \
+        case Q3_CPU_AVX2:                                                                                    \
+            name##_avx2(a);                                                                                  \
+            break;                                                                                           \
+        case Q3_CPU_PORTABLE:                                                                                \
+            name##_portable(a);                                                                              \
+            break;                                                                                           \
+        default:                                                                                             \
+            name##_reference(a);                                                                             \
+        }                                                                                                    \
     } while (0)
 #else
 #define Q3_DECLARE_SIMD(name, args) void name##_portable(const args *a)
-#define Q3_DISPATCH(name, a)                                                                                          \
-    do {                                                                                                              \
-        if (q3_cpu_level() == Q3_CPU_REFERENCE)                                                                       \
-            name##_reference(a);                                                                                      \
-        else                                                                                                          \
-            name##_portable(a);                                                                                       \
+#define Q3_DISPATCH(name, a)                                                                                 \
+    do {                                                                                                     \
+        if (q3_cpu_level() == Q3_CPU_REFERENCE)                                                              \
+            name##_reference(a);                                                                             \
+        else                                                                                                 \
+            name##_portable(a);                                                                              \
     } while (0)
 #endif
 

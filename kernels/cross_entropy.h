@@ -3,9 +3,9 @@
  *   lse_r = log sum_v exp(l_rv)         loss_r = lse_r - l_r,t(r)
  *   l_rv <- (exp(l_rv - lse_r) - [v = t(r)]) scale seed        (where the gradient is wanted)
  *
- * The largest logit of a row is taken out of the exponents first. Sums: f32 within 256 elements, double beyond (the
- * reference: double throughout). Split over rows; the total adds the rows' losses in order, in double. A NaN among the
- * logits makes the loss NaN.
+ * The largest logit of a row is taken out of the exponents first. Sums: f32 within 256 elements, double
+ * beyond (the reference: double throughout). Split over rows; the total adds the rows' losses in order, in
+ * double. A NaN among the logits makes the loss NaN.
  *
  * Cost: R V exponentials; logits read twice, written twice with the gradient. Bandwidth-bound for large V.
  */

@@ -1,10 +1,11 @@
-/* kernels/dropout.h - y = beta y + x m / (1 - p): inverted dropout over n elements (Srivastava et al., JMLR 15, 2014).
+/* kernels/dropout.h - y = beta y + x m / (1 - p): inverted dropout over n elements (Srivastava et al., JMLR
+ * 15, 2014).
  *
  *   u_i = uniform(philox(key, counter + i / 4)[i mod 4]),   m_i = 0 where u_i < p, else 1
  *
- * i is the row-major index of the element in its tensor, so a mask is a function of key and counter, never stored: who
- * passes the same ones gets the same mask. core/ops/dropout.h says which belong to a call. y may be x when beta is 0;
- * otherwise y is not read when beta is 0.
+ * i is the row-major index of the element in its tensor, so a mask is a function of key and counter, never
+ * stored: who passes the same ones gets the same mask. core/ops/dropout.h says which belong to a call. y may
+ * be x when beta is 0; otherwise y is not read when beta is 0.
  *
  * Cost: x read, y written; 10 rounds of Philox for four elements, which dominate.
  */

@@ -13,7 +13,7 @@ typedef enum q3_dtype {
     Q3_I64,
     Q3_I32,
     Q3_U8,
-    Q3_NF4, /* two codes a byte, first element in the high nibble, blocks along the flattened matrix (bitsandbytes) */
+    Q3_NF4, /* bitsandbytes: two codes a byte, the first in the high nibble; blocks along the flat index */
     Q3_FP4,
     Q3_DTYPES
 } q3_dtype;
@@ -22,7 +22,7 @@ typedef enum q3_dtype {
 typedef struct q3_weight {
     const void *data;
     q3_dtype dtype;      /* F32, BF16, F16, NF4, FP4 */
-    int block;           /* NF4, FP4: elements per absmax, along the flat index row*cols + col (blocks straddle rows) */
+    int block;           /* NF4, FP4: elements per absmax, along the flat index (blocks straddle rows) */
     const float *absmax; /* NF4, FP4: [ceil(rows*cols / block)], double quantization already undone */
 } q3_weight;
 
@@ -81,7 +81,8 @@ static inline float q3_f16_to_f32(uint16_t h)
     return f;
 }
 
-/* The 16 values of the two 4-bit codes, by nibble (bitsandbytes 0.50.2; Dettmers et al., arXiv:2305.14314, appendix E). */
+/* The 16 values of the two 4-bit codes, by nibble (bitsandbytes 0.50.2; Dettmers et al., arXiv:2305.14314,
+ * appendix E). */
 static const float q3_nf4_values[16] = {
     -1.0f,
     -0.6961928009986877f,

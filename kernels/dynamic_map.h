@@ -1,10 +1,11 @@
 /* kernels/dynamic_map.h - the two 8-bit code books of bitsandbytes: signed [-1, 1] and unsigned [0, 1].
  *
- * A code is an index into a table sorted upwards. Between powers of ten the steps are linear, and the number of steps
- * halves from one decade to the next, so small values keep their relative precision (Dettmers, arXiv:1511.04561;
- * Dettmers et al., arXiv:2110.02861). Used for the double quantization of absmax (signed) and the states of 8-bit Adam
- * (both). The bits are those of bitsandbytes 0.50.2 create_dynamic_map with torch 2.11.0 (AVX-512): its linspace differs
- * in last places between machines, so the tables are data and not computed here.
+ * A code is an index into a table sorted upwards. Between powers of ten the steps are linear, and the number
+ * of steps halves from one decade to the next, so small values keep their relative precision (Dettmers,
+ * arXiv:1511.04561; Dettmers et al., arXiv:2110.02861). Used for the double quantization of absmax (signed)
+ * and the states of 8-bit Adam (both). The bits are those of bitsandbytes 0.50.2 create_dynamic_map with
+ * torch 2.11.0 (AVX-512): its linspace differs in last places between machines, so the tables are data and
+ * not computed here.
  */
 #ifndef Q3_KERNELS_DYNAMIC_MAP_H
 #define Q3_KERNELS_DYNAMIC_MAP_H
@@ -30,7 +31,8 @@ static const float q3_dynamic_map_signed[256] = {
     -0x1.9fbe76p-8f, -0x1.7ae148p-8f, -0x1.56041ap-8f, -0x1.3126e8p-8f, -0x1.0c49bap-8f, -0x1.ced914p-9f,
     -0x1.851eb8p-9f, -0x1.3b645ap-9f, -0x1.e353f8p-10f, -0x1.4fdf3ap-10f, -0x1.eecbfep-11f, -0x1.b3d07cp-11f,
     -0x1.78d5p-11f, -0x1.3dd982p-11f, -0x1.02de02p-11f, -0x1.8fc506p-12f, -0x1.19ce0ap-12f, -0x1.47ae16p-13f,
-    -0x1.743e96p-14f, -0x1.15df66p-14f, -0x1.6f0068p-15f, -0x1.64840cp-16f, -0x1.040bfep-17f, -0x1.b43528p-19f,
+    -0x1.743e96p-14f, -0x1.15df66p-14f, -0x1.6f0068p-15f,
+    -0x1.64840cp-16f, -0x1.040bfep-17f, -0x1.b43528p-19f,
     -0x1.27476ep-21f, 0.0f, 0x1.27476ep-21f, 0x1.b43528p-19f, 0x1.040bfep-17f, 0x1.64840cp-16f,
     0x1.6f0068p-15f, 0x1.15df66p-14f, 0x1.743e96p-14f, 0x1.47ae16p-13f, 0x1.19ce0ap-12f, 0x1.8fc506p-12f,
     0x1.02de02p-11f, 0x1.3dd982p-11f, 0x1.78d5p-11f, 0x1.b3d07cp-11f, 0x1.eecbfep-11f, 0x1.4fdf3ap-10f,

@@ -10,11 +10,12 @@
  * in panels that lie in the L2 cache; a strip of X is copied beside them, and a kernel of GNU vectors holds a
  * tile of Y in registers (6x8 portable, 6x16 AVX2, 14x32 AVX-512), after Goto and van de Geijn, "Anatomy of
  * high-performance matrix multiplication" (2008). 4-bit weights are looked up a register at a time while they
- * are laid out. For a few rows (decoding) nt reads W once, in its own order, and forms scalar products instead.
+ * are laid out. For a few rows (decoding) nt reads W once, in its own order, and forms scalar products
+ * instead.
  *
- * Order of the sum: terms one after the other within a block of the sum, blocks one after the other; the blocks
- * depend on the length of the sum alone. So the bits of a row of Y depend neither on the number of threads nor,
- * within either of the two ways (up to Q3_GEMM_FEW rows, or more), on the other rows.
+ * Order of the sum: terms one after the other within a block of the sum, blocks one after the other; the
+ * blocks depend on the length of the sum alone. So the bits of a row of Y depend neither on the number of
+ * threads nor, within either of the two ways (up to Q3_GEMM_FEW rows, or more), on the other rows.
  *
  * nt on one thread of an AMD EPYC (Zen 5, VM, gcc 12), GFLOP/s, f32 / bf16 / nf4 (tests/bench/bench_gemm.c):
  *

@@ -271,7 +271,8 @@ static void lay_out_panels(q3_gemm_scratch *s, const product *p, int64_t j0, int
     }
 }
 
-/* n of the `left` columns from `from` on; where a whole strip is there it is copied, which costs less than a part. */
+/* n of the `left` columns from `from` on; where a whole strip is there it is copied, which costs less than a
+ * part. */
 static void lay_out_strip_down(float *to, const float *from, int64_t lda, int64_t n, int64_t left,
                                int64_t terms)
 {
@@ -387,7 +388,8 @@ static void copy_tile(float *to, int64_t ldt, const float *from, int64_t ldf, in
             to[i * ldt + j] = from[i * ldf + j];
 }
 
-/* One tile of Y, `up` by `across` of which exist; at an edge it is finished aside, by the same instructions. */
+/* One tile of Y, `up` by `across` of which exist; at an edge it is finished aside, by the same
+ * instructions. */
 static void tile_of(const product *p, q3_gemm_scratch *s, const float *panel, int64_t terms, int64_t up,
                     int64_t across, corner c)
 {

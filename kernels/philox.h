@@ -3,9 +3,10 @@
  *
  *   out = philox(key, counter): 128 bits of output for 128 bits of counter under a 64-bit key; ten rounds.
  *
- * Nothing is stored between draws, so any thread can compute any element of a mask, in any order, and compute it again
- * in the backward pass. core/rng.h says how seed, purpose and step make up key and counter; a kernel gets both and counts
- * in the first two words. Checked against the known answers of the authors' Random123 library.
+ * Nothing is stored between draws, so any thread can compute any element of a mask, in any order, and compute
+ * it again in the backward pass. core/rng.h says how seed, purpose and step make up key and counter; a kernel
+ * gets both and counts in the first two words. Checked against the known answers of the authors' Random123
+ * library.
  */
 #ifndef Q3_KERNELS_PHILOX_H
 #define Q3_KERNELS_PHILOX_H
@@ -31,7 +32,8 @@ static inline void q3_philox(uint32_t out[4], const uint32_t key[2], const uint3
     out[3] = c3;
 }
 
-/* Block `block` of the sequence that starts at `counter`: the number is added to the first two words (64 bits). */
+/* Block `block` of the sequence that starts at `counter`: the number is added to the first two words (64
+ * bits). */
 static inline void q3_philox_block(uint32_t out[4], const uint32_t key[2], const uint32_t counter[4],
                                    uint64_t block)
 {

@@ -6,10 +6,11 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-/* One round of work at a time, cut into at most as many parts as there are threads. Every thread begins with the part
- * of its own number (whose data its caches know) and then takes what nobody has begun, the caller as well: a worker that
- * is asleep or put aside by the system holds nobody up. Workers spin briefly for the next round, then sleep: rounds
- * follow each other within microseconds during a step, and minutes may pass between steps. */
+/* One round of work at a time, cut into at most as many parts as there are threads. Every thread begins with
+ * the part of its own number (whose data its caches know) and then takes what nobody has begun, the caller as
+ * well: a worker that is asleep or put aside by the system holds nobody up. Workers spin briefly for the next
+ * round, then sleep: rounds follow each other within microseconds during a step, and minutes may pass between
+ * steps. */
 enum { MAX_THREADS = 256, SPINS = 4000, PART_BITS = 16, PART_MASK = (1 << PART_BITS) - 1 };
 
 static struct {
@@ -42,8 +43,8 @@ static void run_part(int part, int parts, int thread)
     atomic_fetch_sub_explicit(&pool.unfinished, 1, memory_order_release);
 }
 
-/* Takes parts of round `word` until all have been begun. A part that can still be claimed keeps the round open, so what
- * the pool says about the job is true from the claim to the end of the part. */
+/* Takes parts of round `word` until all have been begun. A part that can still be claimed keeps the round
+ * open, so what the pool says about the job is true from the claim to the end of the part. */
 static void run_parts(uint64_t word, int thread)
 {
     uint64_t number = word >> PART_BITS;
@@ -127,7 +128,10 @@ void q3_pool_stop(void)
     pool.n = 1;
 }
 
-int q3_pool_threads(void) { return pool.n; }
+int q3_pool_threads(void)
+{
+    return pool.n;
+}
 
 void q3_parallel(int64_t n, int64_t grain, q3_job *job, void *arg)
 {
@@ -143,7 +147,8 @@ void q3_parallel(int64_t n, int64_t grain, q3_job *job, void *arg)
     pool.count = n;
     pool.grain = grain;
     int parts = blocks < pool.n ? (int)blocks : pool.n;
-    uint64_t number = (atomic_load(&pool.round) >> PART_BITS) + 1, word = number << PART_BITS | (uint64_t)parts;
+    uint64_t number = (atomic_load(&pool.round) >> PART_BITS) + 1;
+    uint64_t word = number << PART_BITS | (uint64_t)parts;
     atomic_store(&pool.unfinished, parts);
     atomic_store(&pool.round, word);
     if (atomic_load(&pool.sleepers)) {

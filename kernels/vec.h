@@ -1,7 +1,7 @@
 /* kernels/vec.h - the float vector of the instruction set that a *_simd.c file is compiled for.
  *
- * A GNU vector type. Loads and stores need no alignment. Sums over a row run in one vector of partial sums and
- * are added up by q3_vec_total as a tree, so that their order is fixed at each level.
+ * A GNU vector type. Loads and stores need no alignment. Sums over a row run in one vector of partial sums
+ * and are added up by q3_vec_total as a tree, so that their order is fixed at each level.
  */
 #ifndef Q3_KERNELS_VEC_H
 #define Q3_KERNELS_VEC_H

@@ -1,11 +1,12 @@
 /* kernels/vexp.h - exp for loops that the compiler turns into vectors: no branch, no table, no call.
  *
- *   x = n ln 2 + r, |r| <= ln 2 / 2:   exp(x) = 2^n (1 + r + r^2 p(r)),   p of degree 5 (the coefficients of Cephes expf)
+ *   x = n ln 2 + r, |r| <= ln 2 / 2:   exp(x) = 2^n (1 + r + r^2 p(r)),   p of degree 5 (Cephes expf)
  *
- * n is rounded by adding and taking away 1.5 * 2^23, which leaves it in the low bits of the sum; ln 2 is subtracted in two
- * pieces, the first short enough that n times it is exact (Cody and Waite). At most 1 ulp off between -87.33 and 88.37.
- * Below, the result is 0, subnormal results included; above, it is infinity (a hair early: exp(88.72) would still be
- * finite). NaN stays NaN. The selects come last, so that no clamped value can be speculated into a caller's division.
+ * n is rounded by adding and taking away 1.5 * 2^23, which leaves it in the low bits of the sum; ln 2 is
+ * subtracted in two pieces, the first short enough that n times it is exact (Cody and Waite). At most 1 ulp
+ * off between -87.33 and 88.37. Below, the result is 0, subnormal results included; above, it is infinity (a
+ * hair early: exp(88.72) would still be finite). NaN stays NaN. The selects come last, so that no clamped
+ * value can be speculated into a caller's division.
  */
 #ifndef Q3_KERNELS_VEXP_H
 #define Q3_KERNELS_VEXP_H
