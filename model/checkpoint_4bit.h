@@ -33,7 +33,7 @@ void q3_quant_state_json(q3_text *out, const q3_quantized *q, const int64_t shap
 
 /* The tensors that store `q` as the weight `name`, for q3_safetensors_write: 4, or 6 with double
  * quantization. Data is borrowed from `q`; names and JSON live in `mem`. */
-enum { Q3_4BIT_TENSORS = 6 };
+enum { Q3_4BIT_TENSORS = 6, Q3_4BIT_BLOCK = 64 }; /* weights a scale: the library's default */
 q3_status q3_quantized_tensors(q3_st_tensor out[Q3_4BIT_TENSORS], int *n, q3_arena *mem, const char *name,
                                const q3_quantized *q, const int64_t shape[2]);
 

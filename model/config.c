@@ -8,6 +8,7 @@
 
 #include "core/file.h"
 #include "core/log.h"
+#include "kernels/attention.h"
 
 enum { MAX_CONFIG = 16 << 20 };
 
@@ -222,7 +223,7 @@ static q3_status read_text(q3_text_config *t, const section *s, bool vision)
         { "num_hidden_layers", &t->layers, 1, 1024 },
         { "num_attention_heads", &t->heads, 1, 1024 },
         { "num_key_value_heads", &t->kv_heads, 1, 1024 },
-        { "head_dim", &t->head_dim, 2, 1024 },
+        { "head_dim", &t->head_dim, 2, Q3_ATTENTION_MAX_D },
     };
     Q3_TRY(need_sizes(s, fields, sizeof fields / sizeof *fields));
     if (t->heads % t->kv_heads)
@@ -279,6 +280,9 @@ static q3_status read_vision(q3_vision_config *v, const section *s, const q3_tex
     if (v->hidden_size / v->heads % 4)
         return bad(s, "num_heads", "is %d: heads of %d; 2-D rotary positions need a multiple of 4", v->heads,
                    v->hidden_size / v->heads);
+    if (v->hidden_size / v->heads > Q3_ATTENTION_MAX_D)
+        return bad(s, "num_heads", "is %d: heads of %d; at most %d are supported", v->heads,
+                   v->hidden_size / v->heads, Q3_ATTENTION_MAX_D);
     v->positions_side = (int)lround(sqrt(v->positions));
     if (v->positions_side * v->positions_side != v->positions)
         return bad(s, "num_position_embeddings", "is %d; expected a square number", v->positions);

@@ -93,7 +93,8 @@ q3_status q3_generation_config_parse(q3_model_config *out, const char *text, siz
 /* Parameters of the decoder (embedding and untied head included) and of the vision tower with its mergers. */
 void q3_model_parameters(const q3_model_config *c, int64_t *text, int64_t *vision);
 
-/* "bfloat16" for Q3_BF16 ...; NULL for types that are no weight type. Parsing: Q3_DTYPES for an unknown name. */
+/* "bfloat16" for Q3_BF16 ...; NULL for types that are no weight type. Parsing: Q3_DTYPES for an unknown
+ * name. */
 const char *q3_torch_dtype_name(q3_dtype dtype);
 q3_dtype q3_torch_dtype_parse(const char *name);
 

@@ -4,11 +4,12 @@
 
 #include "core/file.h"
 
-/* A scanner over text that the JSON parser has accepted: offsets only move forward and every value ends. */
+/* A scanner over text that the JSON parser has accepted: offsets only move forward and every value ends.
+ * White space is all that the parser takes for it. */
 static bool is_space(char c)
 {
     return (unsigned char)c <= ' ';
-} // the parser is as generous
+}
 
 static size_t skip_space(const q3_text *t, size_t at)
 {

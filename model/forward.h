@@ -1,7 +1,7 @@
 /* model/forward.h - the network as a computation: what vision.c, text.c and qwen3vl.c share.
  *
- * The listing follows transformers 5.17 modeling_qwen3_vl.py; docs/model.md has the shapes. All functions record on the
- * context's tape when it is recording; tensors live until the next q3_step_begin.
+ * The listing follows transformers 5.17 modeling_qwen3_vl.py; docs/model.md has the shapes. All functions
+ * record on the context's tape when it is recording; tensors live until the next q3_step_begin.
  */
 #ifndef Q3_MODEL_FORWARD_H
 #define Q3_MODEL_FORWARD_H
@@ -23,14 +23,15 @@ typedef struct q3_kv {
     const q3_segment *segments; /* [n_rows]: who attends to what, kv_begin in rows of the slab */
 } q3_kv;
 
-/* Called with tensors on their way, by the names of the trace command: "vision.blocks.0", "text.layers.1", ... */
+/* Called with tensors on their way, by the names of the trace command: "vision.blocks.0", "text.layers.1",
+ * ... */
 typedef void q3_tap(void *arg, const char *name, q3_tensor *t);
 
 typedef struct q3_forward {
     q3_checkpointing checkpointing;
-    bool training;    /* dropout acts */
-    const q3_kv *kv;  /* NULL: no cache */
-    q3_tap *tap;      /* NULL: nobody listens. Not together with checkpointing */
+    bool training;   /* dropout acts */
+    const q3_kv *kv; /* NULL: no cache */
+    q3_tap *tap;     /* NULL: nobody listens. Not together with checkpointing */
     void *tap_arg;
 } q3_forward;
 
@@ -39,12 +40,14 @@ typedef struct q3_vision_features {
     q3_tensor *deepstack[Q3_MAX_DEEPSTACK]; /* [M, H] each */
 } q3_vision_features;
 
-/* Is this layer's inside dropped behind it? By the checkpointing in training; always when nothing is recorded. */
+/* Is this layer's inside dropped behind it? By the checkpointing in training; always when nothing is
+ * recorded. */
 static inline bool q3_forget_layer(const q3_ctx *ctx, const q3_forward *f, int layer)
 {
     if (!ctx->recording)
         return true;
-    return f->checkpointing == Q3_CHECKPOINT_FULL || (f->checkpointing == Q3_CHECKPOINT_HALF && layer % 2 == 0);
+    return f->checkpointing == Q3_CHECKPOINT_FULL ||
+           (f->checkpointing == Q3_CHECKPOINT_HALF && layer % 2 == 0);
 }
 
 /* y = x w' + b, with the projection's adapter if it has one. */

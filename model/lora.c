@@ -21,8 +21,8 @@ static bool all_linear(const q3_lora_config *c)
     return c->targets_is_pattern && strcasecmp(c->targets[0], "all-linear") == 0;
 }
 
-/* Python's pattern as a POSIX one that matches the whole; false when it is too long. Differences: (?:, \d, and that a
- * backslash quotes within brackets too. */
+/* Python's pattern as a POSIX one that matches the whole; false when it is too long. Differences: (?:, \d,
+ * and that a backslash quotes within brackets too. */
 static bool to_posix(char *out, size_t bytes, const char *pattern)
 {
     bool bracket = false;
@@ -52,14 +52,17 @@ static q3_status full_match(bool *out, const char *pattern, const char *path)
 {
     char ere[1024];
     if (!to_posix(ere, sizeof ere, pattern))
-        return q3_fail(Q3_ERR_USAGE, "lora.target_modules: the regular expression has %zu characters; at most 1000 are supported",
+        return q3_fail(Q3_ERR_USAGE,
+                       "lora.target_modules: the regular expression has %zu characters; at most 1000 "
+                       "are supported",
                        strlen(pattern));
     regex_t re;
     int e = regcomp(&re, ere, REG_EXTENDED | REG_NOSUB);
     if (e != 0) {
         char why[128];
         regerror(e, &re, why, sizeof why);
-        return q3_fail(Q3_ERR_USAGE, "lora.target_modules: \"%s\" is no regular expression: %s", pattern, why);
+        return q3_fail(Q3_ERR_USAGE, "lora.target_modules: \"%s\" is no regular expression: %s", pattern,
+                       why);
     }
     *out = regexec(&re, path, 0, NULL, 0) == 0;
     regfree(&re);
@@ -148,14 +151,17 @@ static void draw_initial(q3_model *model, uint64_t seed)
 /* Layers that PEFT would adapt and this program does not must not be passed over. */
 static q3_status refuse_other_layers(const q3_lora_config *config)
 {
-    static const char *const others[] = { "lm_head", "model.language_model.embed_tokens", "model.visual.patch_embed.proj",
-                                          "model.visual.pos_embed" };
+    static const char *const others[] = { "lm_head", "model.language_model.embed_tokens",
+                                          "model.visual.patch_embed.proj", "model.visual.pos_embed" };
     for (size_t i = 0; i < sizeof others / sizeof *others && !all_linear(config); i++) {
         bool hit;
         Q3_TRY(q3_lora_matches(&hit, config, others[i]));
         if (hit)
-            return q3_fail(Q3_ERR_USAGE, "lora.target_modules matches %s, and adapters are for the linear layers of the decoder and of the vision blocks and mergers; name them more closely, e.g. attn.proj",
-                           others[i]);
+            return q3_fail(
+                Q3_ERR_USAGE,
+                "lora.target_modules matches %s, and adapters are for the linear layers of the decoder "
+                "and of the vision blocks and mergers; name them more closely, e.g. attn.proj",
+                others[i]);
     }
     return Q3_OK;
 }
@@ -177,9 +183,12 @@ q3_status q3_lora_create(q3_trainable *out, q3_model *model, q3_arena *mem, cons
         matched += hit;
     }
     if (!matched)
-        return q3_fail(Q3_ERR_USAGE, "lora.target_modules: \"%s\"%s matches no linear layer of the model; layers are called e.g. %s",
-                       config->targets[0], config->n_targets > 1 ? " and the others" : "",
-                       model->projections[model->n_projections - 1]->path);
+        return q3_fail(
+            Q3_ERR_USAGE,
+            "lora.target_modules: \"%s\"%s matches no linear layer of the model; layers are called "
+            "e.g. %s",
+            config->targets[0], config->n_targets > 1 ? " and the others" : "",
+            model->projections[model->n_projections - 1]->path);
     Q3_TRY(refuse_other_layers(config));
     Q3_TRY(lay_out(out, model, mem, rank));
     set_scales(model, config);
@@ -196,7 +205,8 @@ static q3_proj *find_projection(const q3_model *model, const char *path, size_t 
         if (strlen(p->path) == n && strncmp(p->path, path, n) == 0)
             return p;
         const char *a = p->path, *b = path;
-        if (strncmp(a, with, sizeof with - 1) == 0 && strncmp(b, without, sizeof without - 1) == 0) {
+        if (n >= sizeof without - 1 && strncmp(a, with, sizeof with - 1) == 0 &&
+            strncmp(b, without, sizeof without - 1) == 0) {
             a += sizeof with - 1;
             b += sizeof without - 1;
             size_t rest = n - (sizeof without - 1);
@@ -207,14 +217,17 @@ static q3_proj *find_projection(const q3_model *model, const char *path, size_t 
     return NULL;
 }
 
-static q3_status tensor_place(q3_proj **p, bool *is_b, const q3_model *model, const q3_st_tensor *t, const char *file)
+static q3_status tensor_place(q3_proj **p, bool *is_b, const q3_model *model, const q3_st_tensor *t,
+                              const char *file)
 {
-    const char *name = strncmp(t->name, PREFIX, sizeof PREFIX - 1) == 0 ? t->name + sizeof PREFIX - 1 : t->name;
+    const char *name =
+        strncmp(t->name, PREFIX, sizeof PREFIX - 1) == 0 ? t->name + sizeof PREFIX - 1 : t->name;
     const char *a = strstr(name, ".lora_A."), *b = strstr(name, ".lora_B."), *at = a ? a : b;
     *is_b = b != NULL;
     *p = at ? find_projection(model, name, (size_t)(at - name)) : NULL;
     if (!*p)
-        return q3_fail(Q3_ERR_FORMAT, "%s: tensor %s fits no linear layer of this model; is it an adapter for another one?",
+        return q3_fail(Q3_ERR_FORMAT,
+                       "%s: tensor %s fits no linear layer of this model; is it an adapter for another one?",
                        file, t->name);
     int64_t want = q3_dim((*p)->w, *is_b ? 0 : 1);
     if (t->ndim != 2 || t->shape[*is_b ? 0 : 1] != want || t->shape[*is_b ? 1 : 0] < 1 ||
@@ -224,21 +237,21 @@ static q3_status tensor_place(q3_proj **p, bool *is_b, const q3_model *model, co
     return Q3_OK;
 }
 
-static q3_status bind_file(q3_trainable *out, q3_model *model, q3_arena *mem, int r, const q3_safetensors *file,
-                           const char *path)
+/* found[2 i] and found[2 i + 1] are A and B of projection i; rank[i] is r, or 0 where the file has
+ * neither. */
+static q3_status find_pairs(const q3_st_tensor **found, int *rank, const q3_model *model, int r,
+                            const q3_safetensors *file, const char *path)
 {
-    int *rank = Q3_ZNEW(mem, int, model->n_projections + 1);
-    const q3_st_tensor **found = Q3_ZNEW(mem, const q3_st_tensor *, 2 * model->n_projections + 1);
-    if (!rank || !found)
-        return Q3_ERR_MEMORY;
     for (int64_t i = 0; i < q3_safetensors_count(file); i++) {
         const q3_st_tensor *t = q3_safetensors_at(file, i);
         q3_proj *p;
         bool is_b;
         Q3_TRY(tensor_place(&p, &is_b, model, t, path));
-        if (found[2 * p->stream + is_b])
-            return q3_fail(Q3_ERR_FORMAT, "%s: tensors %s and %s are for the same layer", path, found[2 * p->stream + is_b]->name, t->name);
-        found[2 * p->stream + is_b] = t;
+        const q3_st_tensor **place = &found[2 * p->stream + is_b];
+        if (*place)
+            return q3_fail(Q3_ERR_FORMAT, "%s: tensors %s and %s are for the same layer", path,
+                           (*place)->name, t->name);
+        *place = t;
     }
     for (int i = 0; i < model->n_projections; i++) {
         const q3_st_tensor *a = found[2 * i], *b = found[2 * i + 1];
@@ -246,20 +259,30 @@ static q3_status bind_file(q3_trainable *out, q3_model *model, q3_arena *mem, in
             return q3_fail(Q3_ERR_FORMAT, "%s: lora_A and lora_B of %s do not belong together", path,
                            model->projections[i]->path);
         if (a && a->shape[0] != r)
-            return q3_fail(Q3_ERR_FORMAT, "%s: tensor %s is %s, and adapter_config.json says r %d", path, a->name, q3_st_shape(a), r);
+            return q3_fail(Q3_ERR_FORMAT, "%s: tensor %s is %s, and adapter_config.json says r %d", path,
+                           a->name, q3_st_shape(a), r);
         rank[i] = a ? r : 0;
     }
+    return Q3_OK;
+}
+
+static q3_status bind_file(q3_trainable *out, q3_model *model, q3_arena *mem, int r,
+                           const q3_safetensors *file, const char *path)
+{
+    int *rank = Q3_ZNEW(mem, int, model->n_projections + 1);
+    const q3_st_tensor **found = Q3_ZNEW(mem, const q3_st_tensor *, 2 * model->n_projections + 1);
+    if (!rank || !found)
+        return Q3_ERR_MEMORY;
+    Q3_TRY(find_pairs(found, rank, model, r, file, path));
     Q3_TRY(lay_out(out, model, mem, rank));
     if (!out->n_slots)
         return q3_fail(Q3_ERR_FORMAT, "%s: holds no adapter tensors", path);
-    for (int i = 0, slot = 0; i < model->n_projections; i++)
-        for (int k = 0; k < 2 && rank[i]; k++, slot++) {
-            const q3_st_tensor *t = found[2 * i + k];
-            float *to = out->values + out->slots[slot].offset;
-            const uint16_t *half = t->data;
-            for (int64_t e = 0; e < out->slots[slot].n; e++)
-                to[e] = t->dtype == Q3_F32 ? ((const float *)t->data)[e]
-                        : t->dtype == Q3_BF16 ? q3_bf16_to_f32(half[e]) : q3_f16_to_f32(half[e]);
+    int slot = 0;
+    for (int i = 0; i < 2 * model->n_projections; i++)
+        if (found[i]) {
+            q3_widen(out->values + out->slots[slot].offset, found[i]->data, found[i]->dtype,
+                     out->slots[slot].n);
+            slot++;
         }
     return Q3_OK;
 }
@@ -268,9 +291,16 @@ static q3_status bind_file(q3_trainable *out, q3_model *model, q3_arena *mem, in
 static q3_status refuse_unsupported(const q3_json *doc)
 {
     static const char *const must_be_false[] = { "use_dora", "fan_in_fan_out", "use_qalora", "lora_bias" };
-    static const char *const must_be_null[] = { "modules_to_save", "layer_replication", "trainable_token_indices",
-                                                "target_parameters", "alora_invocation_tokens", "use_bdlora",
-                                                "velora_config", "arrow_config", "kasa_config", "monteclora_config" };
+    static const char *const must_be_null[] = { "modules_to_save",
+                                                "layer_replication",
+                                                "trainable_token_indices",
+                                                "target_parameters",
+                                                "alora_invocation_tokens",
+                                                "use_bdlora",
+                                                "velora_config",
+                                                "arrow_config",
+                                                "kasa_config",
+                                                "monteclora_config" };
     static const char *const must_be_empty[] = { "rank_pattern", "alpha_pattern" };
     const char *type;
     Q3_TRY(q3_json_string(&type, doc, doc->root, "peft_type", "LORA"));
@@ -291,7 +321,9 @@ static q3_status refuse_unsupported(const q3_json *doc)
     for (size_t i = 0; i < sizeof must_be_empty / sizeof *must_be_empty; i++)
         if (cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(doc->root, must_be_empty[i])) > 0)
             bad = must_be_empty[i];
-    return bad ? q3_fail(Q3_ERR_FORMAT, "%s: %s is set, and adapters that use it are not supported", doc->name, bad) : Q3_OK;
+    return bad ? q3_fail(Q3_ERR_FORMAT, "%s: %s is set, and adapters that use it are not supported",
+                         doc->name, bad)
+               : Q3_OK;
 }
 
 static q3_status read_targets(q3_lora_config *out, const q3_json *doc, q3_arena *mem)
@@ -304,7 +336,8 @@ static q3_status read_targets(q3_lora_config *out, const q3_json *doc, q3_arena 
     for (int i = 0; i < n; i++) {
         const cJSON *item = cJSON_IsArray(t) ? cJSON_GetArrayItem(t, i) : t;
         if (!cJSON_IsString(item))
-            return q3_fail(Q3_ERR_FORMAT, "%s: target_modules must be a string or a list of strings", doc->name);
+            return q3_fail(Q3_ERR_FORMAT, "%s: target_modules must be a string or a list of strings",
+                           doc->name);
         if (!(names[i] = q3_arena_strdup(mem, item->valuestring)))
             return Q3_ERR_MEMORY;
     }
@@ -329,8 +362,9 @@ static q3_status read_config(q3_lora_config *out, q3_arena *mem, const char *pat
     st = st ? st : q3_json_string(&base, &doc, doc.root, "base_model_name_or_path", "");
     st = st ? st : read_targets(out, &doc, mem);
     if (st == Q3_OK && (r < 1 || r > INT_MAX || !(out->dropout >= 0 && out->dropout < 1)))
-        st = q3_fail(Q3_ERR_FORMAT, "%s: r is %lld and lora_dropout %g; r must be positive, lora_dropout in [0, 1)", doc.name,
-                     (long long)r, out->dropout);
+        st = q3_fail(Q3_ERR_FORMAT,
+                     "%s: r is %lld and lora_dropout %g; r must be positive, lora_dropout in [0, 1)",
+                     doc.name, (long long)r, out->dropout);
     out->r = (int)r;
     if (st == Q3_OK && !(out->base = q3_arena_strdup(mem, base)))
         st = Q3_ERR_MEMORY;
@@ -338,9 +372,11 @@ static q3_status read_config(q3_lora_config *out, q3_arena *mem, const char *pat
     return st;
 }
 
-static q3_status load(q3_trainable *out, q3_lora_config *config, q3_model *model, q3_arena *mem, const char *dir)
+static q3_status load(q3_trainable *out, q3_lora_config *config, q3_model *model, q3_arena *mem,
+                      const char *dir)
 {
-    char *path = q3_path_join(dir, "adapter_config.json"), *weights = q3_path_join(dir, "adapter_model.safetensors");
+    char *path = q3_path_join(dir, "adapter_config.json");
+    char *weights = q3_path_join(dir, "adapter_model.safetensors");
     q3_safetensors *file = NULL;
     q3_status st = path && weights ? read_config(config, mem, path) : Q3_ERR_MEMORY;
     st = st ? st : q3_safetensors_open(&file, weights);
@@ -353,7 +389,8 @@ static q3_status load(q3_trainable *out, q3_lora_config *config, q3_model *model
     return st;
 }
 
-q3_status q3_lora_load(q3_trainable *out, q3_lora_config *config, q3_model *model, q3_arena *mem, const char *dir)
+q3_status q3_lora_load(q3_trainable *out, q3_lora_config *config, q3_model *model, q3_arena *mem,
+                       const char *dir)
 {
     return q3_status_as(load(out, config, model, mem, dir), Q3_ERR_MODEL);
 }
@@ -375,32 +412,37 @@ static void write_targets(q3_text *t, const q3_lora_config *c)
 /* All keys of PEFT 0.21.2, sorted, as save_pretrained writes them. */
 static void write_config(q3_text *t, const q3_lora_config *c)
 {
-    q3_text_printf(t, "{\n  \"alora_invocation_tokens\": null,\n  \"alpha_pattern\": {},\n  \"arrow_config\": null,\n"
-                      "  \"auto_mapping\": {\n    \"base_model_class\": \"Qwen3VLForConditionalGeneration\",\n"
-                      "    \"parent_library\": \"transformers.models.qwen3_vl.modeling_qwen3_vl\"\n  },\n"
-                      "  \"base_model_name_or_path\": ");
+    q3_text_printf(
+        t, "{\n  \"alora_invocation_tokens\": null,\n  \"alpha_pattern\": {},\n  \"arrow_config\": null,\n"
+           "  \"auto_mapping\": {\n    \"base_model_class\": \"Qwen3VLForConditionalGeneration\",\n"
+           "    \"parent_library\": \"transformers.models.qwen3_vl.modeling_qwen3_vl\"\n  },\n"
+           "  \"base_model_name_or_path\": ");
     q3_text_json_string(t, c->base ? c->base : "", strlen(c->base ? c->base : ""));
-    q3_text_printf(t, ",\n  \"bias\": \"none\",\n  \"corda_config\": null,\n  \"ensure_weight_tying\": false,\n"
-                      "  \"eva_config\": null,\n  \"exclude_modules\": null,\n  \"fan_in_fan_out\": false,\n"
-                      "  \"inference_mode\": true,\n  \"init_lora_weights\": true,\n  \"kasa_config\": null,\n"
-                      "  \"layer_replication\": null,\n  \"layers_pattern\": null,\n  \"layers_to_transform\": null,\n"
-                      "  \"loftq_config\": {},\n  \"lora_alpha\": ");
+    q3_text_printf(
+        t, ",\n  \"bias\": \"none\",\n  \"corda_config\": null,\n  \"ensure_weight_tying\": false,\n"
+           "  \"eva_config\": null,\n  \"exclude_modules\": null,\n  \"fan_in_fan_out\": false,\n"
+           "  \"inference_mode\": true,\n  \"init_lora_weights\": true,\n  \"kasa_config\": null,\n"
+           "  \"layer_replication\": null,\n  \"layers_pattern\": null,\n  \"layers_to_transform\": null,\n"
+           "  \"loftq_config\": {},\n  \"lora_alpha\": ");
     if (c->alpha == floor(c->alpha) && fabs(c->alpha) < 1e9)
         q3_text_printf(t, "%.0f", c->alpha);
     else
         q3_text_json_number(t, c->alpha);
     q3_text_printf(t, ",\n  \"lora_bias\": false,\n  \"lora_dropout\": ");
     q3_text_json_number(t, c->dropout);
-    q3_text_printf(t, ",\n  \"lora_ga_config\": null,\n  \"megatron_config\": null,\n"
-                      "  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": null,\n"
-                      "  \"monteclora_config\": null,\n  \"peft_type\": \"LORA\",\n  \"peft_version\": \"0.21.2\",\n"
-                      "  \"qalora_group_size\": 16,\n  \"r\": %d,\n  \"rank_pattern\": {},\n  \"revision\": null,\n"
-                      "  \"target_modules\": ",
-                   c->r);
+    q3_text_printf(
+        t,
+        ",\n  \"lora_ga_config\": null,\n  \"megatron_config\": null,\n"
+        "  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": null,\n"
+        "  \"monteclora_config\": null,\n  \"peft_type\": \"LORA\",\n  \"peft_version\": \"0.21.2\",\n"
+        "  \"qalora_group_size\": 16,\n  \"r\": %d,\n  \"rank_pattern\": {},\n  \"revision\": null,\n"
+        "  \"target_modules\": ",
+        c->r);
     write_targets(t, c);
-    q3_text_printf(t, ",\n  \"target_parameters\": null,\n  \"task_type\": null,\n"
-                      "  \"trainable_token_indices\": null,\n  \"use_bdlora\": null,\n  \"use_dora\": false,\n"
-                      "  \"use_qalora\": false,\n  \"use_rslora\": %s,\n  \"velora_config\": null\n}",
+    q3_text_printf(t,
+                   ",\n  \"target_parameters\": null,\n  \"task_type\": null,\n"
+                   "  \"trainable_token_indices\": null,\n  \"use_bdlora\": null,\n  \"use_dora\": false,\n"
+                   "  \"use_qalora\": false,\n  \"use_rslora\": %s,\n  \"velora_config\": null\n}",
                    c->use_rslora ? "true" : "false");
 }
 
@@ -422,10 +464,12 @@ static q3_status save_weights(const q3_trainable *lora, const char *path)
 
 q3_status q3_lora_save(const q3_trainable *lora, const q3_lora_config *config, const char *dir)
 {
-    char *path = q3_path_join(dir, "adapter_config.json"), *weights = q3_path_join(dir, "adapter_model.safetensors");
+    char *path = q3_path_join(dir, "adapter_config.json");
+    char *weights = q3_path_join(dir, "adapter_model.safetensors");
     q3_text text = { 0 };
     write_config(&text, config);
-    q3_status st = path && weights && !text.failed ? q3_file_write(path, text.data, text.size) : Q3_ERR_MEMORY;
+    q3_status st =
+        path && weights && !text.failed ? q3_file_write(path, text.data, text.size) : Q3_ERR_MEMORY;
     st = st ? st : save_weights(lora, weights);
     q3_text_free(&text);
     q3_free(path);

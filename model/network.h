@@ -1,7 +1,8 @@
 /* model/network.h - the network's parameters in memory, named as in the checkpoint.
  *
- * Everything is plain data in the run arena: weights.c fills it from files or a seed, lora.c hangs adapters on the
- * projections, vision.c and text.c compute with it. Weights frozen in 16 bits or 4 bits stay as they are on disk.
+ * Everything is plain data in the run arena: weights.c fills it from files or a seed, lora.c hangs adapters
+ * on the projections, vision.c and text.c compute with it. Weights frozen in 16 bits or 4 bits stay as they
+ * are on disk.
  */
 #ifndef Q3_MODEL_NETWORK_H
 #define Q3_MODEL_NETWORK_H
@@ -10,7 +11,7 @@
 #include "model/checkpoint_files.h"
 #include "model/config.h"
 
-/* A projection y = x w' + b, with an adapter or without. Shapes: w [N, C], b [N], lora_a [r, C], lora_b [N, r]. */
+/* A projection y = x w' + b, with an adapter or without: w [N, C], b [N], lora_a [r, C], lora_b [N, r]. */
 typedef struct q3_proj {
     const char *path; /* module path: "model.language_model.layers.0.self_attn.q_proj" */
     q3_tensor *w, *b;
@@ -65,7 +66,7 @@ typedef struct q3_model {
     int n_params;
     q3_proj **projections; /* every linear but the head: vision blocks, mergers, then the text layers */
     int n_projections;
-    q3_weights *files; /* the maps that matrices lie in; NULL for random weights */
+    q3_weights *files;        /* the maps that matrices lie in; NULL for random weights */
     int64_t quantized_bytes;  /* of the 4-bit matrices, their scales included */
     int64_t quantized_params; /* elements in them */
 } q3_model;

@@ -62,7 +62,8 @@ int64_t q3_batch_targets(const q3_batch *b, int32_t *rows, int32_t *targets)
     return n;
 }
 
-q3_tensor *q3_qwen3vl_loss(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b, float scale)
+q3_tensor *q3_qwen3vl_loss(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
+                           float scale)
 {
     int64_t n = q3_batch_targets(b, NULL, NULL);
     if (!n)

@@ -1,7 +1,7 @@
 /* model/qwen3vl.h - Qwen3-VL from a batch to a loss or to logits.
  *
- * Qwen3VLForConditionalGeneration of transformers 5.17: vision tower, decoder, tied or untied head. Qwen3ForCausalLM is
- * the same without pictures.
+ * Qwen3VLForConditionalGeneration of transformers 5.17: vision tower, decoder, tied or untied head.
+ * Qwen3ForCausalLM is the same without pictures.
  */
 #ifndef Q3_MODEL_QWEN3VL_H
 #define Q3_MODEL_QWEN3VL_H
@@ -16,12 +16,13 @@ q3_tensor *q3_qwen3vl_hidden(q3_ctx *ctx, const q3_model *m, const q3_forward *f
 q3_tensor *q3_qwen3vl_logits(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
                              const int32_t *rows, int64_t n);
 
-/* scale times the summed cross-entropy of the supervised tokens, [1]; the head runs on their rows only. NULL when the
- * batch supervises nothing. */
-q3_tensor *q3_qwen3vl_loss(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b, float scale);
+/* scale times the summed cross-entropy of the supervised tokens, [1]; the head runs on their rows only. NULL
+ * when the batch supervises nothing. */
+q3_tensor *q3_qwen3vl_loss(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
+                           float scale);
 
-/* The supervised tokens: rows[i] predicts targets[i] = labels[rows[i] + 1] within its row. Returns their number; arrays
- * may be NULL to count, else they hold at least that many. */
+/* The supervised tokens: rows[i] predicts targets[i] = labels[rows[i] + 1] within its row. Returns their
+ * number; arrays may be NULL to count, else they hold at least that many. */
 int64_t q3_batch_targets(const q3_batch *b, int32_t *rows, int32_t *targets);
 
 #endif

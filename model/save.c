@@ -11,10 +11,18 @@
 
 q3_status q3_model_copy_files(const char *from, const char *dir)
 {
-    static const char *const files[] = { "tokenizer.json",       "tokenizer.json.gz",        "tokenizer_config.json",
-                                         "vocab.json",           "merges.txt",               "special_tokens_map.json",
-                                         "added_tokens.json",    "chat_template.jinja",      "chat_template.json",
-                                         "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json" };
+    static const char *const files[] = { "tokenizer.json",
+                                         "tokenizer.json.gz",
+                                         "tokenizer_config.json",
+                                         "vocab.json",
+                                         "merges.txt",
+                                         "special_tokens_map.json",
+                                         "added_tokens.json",
+                                         "chat_template.jinja",
+                                         "chat_template.json",
+                                         "preprocessor_config.json",
+                                         "processor_config.json",
+                                         "video_preprocessor_config.json" };
     q3_status st = q3_dir_create(dir);
     for (size_t i = 0; i < sizeof files / sizeof *files && st == Q3_OK; i++) {
         char *source = q3_path_join(from, files[i]), *to = q3_path_join(dir, files[i]);
@@ -30,7 +38,8 @@ q3_status q3_model_copy_files(const char *from, const char *dir)
 
 static q3_status copy_generation_config(const char *from, const char *dir)
 {
-    char *source = q3_path_join(from, "generation_config.json"), *to = q3_path_join(dir, "generation_config.json");
+    char *source = q3_path_join(from, "generation_config.json");
+    char *to = q3_path_join(dir, "generation_config.json");
     q3_status st = !source || !to ? Q3_ERR_MEMORY : q3_file_exists(source) ? q3_file_copy(to, source) : Q3_OK;
     q3_free(source);
     q3_free(to);
@@ -78,7 +87,9 @@ static q3_status fill(const void **data, const q3_st_tensor *t, void *arg)
 static q3_st_tensor entry_of(const q3_model *m, const q3_tensor *w, const char *name, q3_dtype dtype)
 {
     const q3_vision_config *v = &m->config.vision;
-    q3_st_tensor t = { .name = name, .dtype = dtype, .ndim = w->ndim, .data = dtype == Q3_F32 ? w->data : NULL };
+    q3_st_tensor t = {
+        .name = name, .dtype = dtype, .ndim = w->ndim, .data = dtype == Q3_F32 ? w->data : NULL
+    };
     for (int i = 0; i < w->ndim; i++)
         t.shape[i] = w->shape[i];
     if (w == m->patch_embed.w) { // the reference's Conv3d kernel
@@ -103,7 +114,13 @@ static q3_status save_tensors(const q3_model *m, q3_arena *mem, const char *path
         tensors[i] = entry_of(m, w, c.names[i], dtype);
     }
     const q3_st_pair format = { "format", "pt" };
-    const q3_st_write file = { .path = path, .tensors = tensors, .n = m->n_params, .metadata = &format, .n_metadata = 1, .fill = fill, .arg = &c };
+    const q3_st_write file = { .path = path,
+                               .tensors = tensors,
+                               .n = m->n_params,
+                               .metadata = &format,
+                               .n_metadata = 1,
+                               .fill = fill,
+                               .arg = &c };
     q3_status st = q3_safetensors_stream(&file);
     q3_free(c.buffer);
     return st;
@@ -128,9 +145,10 @@ q3_status q3_model_save(const q3_model *m, const char *from, const char *dir, q3
 /* The linear layers by the ends of their names; the head is one too. */
 static bool is_linear(const char *name)
 {
-    static const char *const ends[] = { ".q_proj.weight",    ".k_proj.weight",   ".v_proj.weight",    ".o_proj.weight",
-                                        ".gate_proj.weight", ".up_proj.weight",  ".down_proj.weight", ".attn.qkv.weight",
-                                        ".attn.proj.weight", ".linear_fc1.weight", ".linear_fc2.weight" };
+    static const char *const ends[] = { ".q_proj.weight",     ".k_proj.weight",    ".v_proj.weight",
+                                        ".o_proj.weight",     ".gate_proj.weight", ".up_proj.weight",
+                                        ".down_proj.weight",  ".attn.qkv.weight",  ".attn.proj.weight",
+                                        ".linear_fc1.weight", ".linear_fc2.weight" };
     size_t n = strlen(name);
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
         size_t e = strlen(ends[i]);
@@ -140,20 +158,24 @@ static bool is_linear(const char *name)
     return strcmp(name, "lm_head.weight") == 0;
 }
 
-static q3_status quantize_one(q3_st_tensor *out, int64_t *n_out, q3_arena *mem, const char *name, const q3_st_tensor *s,
-                              const q3_load_options *o)
+static q3_status quantize_one(q3_st_tensor *out, int64_t *n_out, q3_arena *mem, const char *name,
+                              const q3_st_tensor *s, const q3_load_options *o)
 {
     q3_quantized q;
     int parts;
-    const q3_quantize_args a = { name, s->data, s->dtype, q3_st_elements(s), o->code, 64, o->double_quant };
+    if (s->dtype > Q3_F16)
+        return q3_fail(Q3_ERR_MODEL, "tensor %s is %s; F32, BF16 and F16 can be quantized", s->name,
+                       s->dtype_name);
+    const q3_quantize_args a = { name,    s->data,       s->dtype,       q3_st_elements(s),
+                                 o->code, Q3_4BIT_BLOCK, o->double_quant };
     Q3_TRY(q3_quantize(&q, mem, &a));
     Q3_TRY(q3_quantized_tensors(out + *n_out, &parts, mem, name, &q, s->shape));
     *n_out += parts;
     return Q3_OK;
 }
 
-static q3_status quantize_all(q3_weights *files, const q3_model_config *config, q3_arena *mem, const char *path,
-                              const q3_load_options *o)
+static q3_status quantize_all(q3_weights *files, const q3_model_config *config, q3_arena *mem,
+                              const char *path, const q3_load_options *o)
 {
     int64_t n = q3_weights_count(files), written = 0, matrices = 0;
     q3_st_tensor *out = Q3_ZNEW(mem, q3_st_tensor, Q3_4BIT_TENSORS * n + 1);
@@ -169,7 +191,8 @@ static q3_status quantize_all(q3_weights *files, const q3_model_config *config, 
         if (!saved)
             return Q3_ERR_MEMORY;
         if (q3_weights_is_quantized(files, name))
-            return q3_fail(Q3_ERR_MODEL, "%s: the model is in 4 bits already (%s)", q3_weights_dir(files), name);
+            return q3_fail(Q3_ERR_MODEL, "%s: the model is in 4 bits already (%s)", q3_weights_dir(files),
+                           name);
         if (is_linear(name) && s->ndim == 2 && !q3_module_skipped(o, module)) {
             Q3_TRY(quantize_one(out, &written, mem, saved, s, o));
             matrices++;
@@ -185,7 +208,8 @@ static q3_status quantize_all(q3_weights *files, const q3_model_config *config, 
     return q3_safetensors_write(path, out, written);
 }
 
-static q3_status quantize_dir(const char *from, const char *dir, const q3_load_options *o, q3_arena *mem, q3_weights *files)
+static q3_status quantize_dir(const char *from, const char *dir, const q3_load_options *o, q3_arena *mem,
+                              q3_weights *files)
 {
     q3_model_config config;
     Q3_TRY(q3_model_config_load(&config, mem, from));
@@ -195,7 +219,8 @@ static q3_status quantize_dir(const char *from, const char *dir, const q3_load_o
     const q3_quantization_config quantization = { .present = true,
                                                   .code = o->code,
                                                   .nested = o->double_quant,
-                                                  .compute = config.dtype == Q3_DTYPES ? Q3_F32 : config.dtype,
+                                                  .compute =
+                                                      config.dtype == Q3_DTYPES ? Q3_F32 : config.dtype,
                                                   .skip = o->skip ? o->skip : usual,
                                                   .n_skip = o->skip ? o->n_skip : 2 };
     const q3_config_edit edit = { .quantization = &quantization };

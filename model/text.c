@@ -122,7 +122,8 @@ q3_tensor *q3_text_forward(q3_ctx *ctx, const q3_model *m, const q3_forward *f, 
         layers[i] = d; // stays: backward may run the layer again
         layers[i].layer = &m->layers[i];
         layers[i].index = i;
-        x = q3_forget_layer(ctx, f, i) ? q3_checkpoint(ctx, decoder_layer, &layers[i], x) : decoder_layer(ctx, &layers[i], x);
+        x = q3_forget_layer(ctx, f, i) ? q3_checkpoint(ctx, decoder_layer, &layers[i], x)
+                                       : decoder_layer(ctx, &layers[i], x);
         tap(f, i, x);
         if (vision && i < m->config.vision.n_deepstack)
             x = q3_add_rows(ctx, x, vision->deepstack[i], b->image_rows, b->n_image_rows);

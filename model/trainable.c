@@ -1,19 +1,7 @@
 #include "model/trainable.h"
 
-#include <string.h>
-
-static void widen(float *out, const q3_tensor *t)
-{
-    const uint16_t *h = t->data;
-    if (t->dtype == Q3_F32)
-        memcpy(out, t->data, q3_nbytes(t));
-    else
-        for (int64_t i = 0; i < q3_numel(t); i++)
-            out[i] = t->dtype == Q3_BF16 ? q3_bf16_to_f32(h[i]) : q3_f16_to_f32(h[i]);
-}
-
-q3_status q3_trainable_create(q3_trainable *out, q3_arena *mem, q3_tensor *const *tensors, const char *const *names,
-                              int n)
+q3_status q3_trainable_create(q3_trainable *out, q3_arena *mem, q3_tensor *const *tensors,
+                              const char *const *names, int n)
 {
     *out = (q3_trainable){ .n_slots = n };
     out->slots = Q3_ZNEW(mem, q3_trainable_slot, n + 1);
@@ -27,7 +15,7 @@ q3_status q3_trainable_create(q3_trainable *out, q3_arena *mem, q3_tensor *const
         q3_tensor *t = tensors[i];
         out->slots[i] = (q3_trainable_slot){ names[i], t, offset, q3_numel(t) };
         if (t->data)
-            widen(out->values + offset, t);
+            q3_widen(out->values + offset, t->data, t->dtype, q3_numel(t));
         t->data = out->values + offset;
         t->dtype = Q3_F32;
         offset += q3_numel(t);

@@ -1,7 +1,8 @@
 /* model/trainable.h - what training changes: one flat buffer of values, and where each tensor lies in it.
  *
- * Values and gradients are f32. The order is the reference's named_parameters(). A step binds the tensors' gradients to a
- * flat buffer of the same layout (q3_trainable_bind); the optimizer and the checkpoint see only the flat arrays.
+ * Values and gradients are f32. The order is the reference's named_parameters(). A step binds the tensors'
+ * gradients to a flat buffer of the same layout (q3_trainable_bind); the optimizer and the checkpoint see
+ * only the flat arrays.
  */
 #ifndef Q3_MODEL_TRAINABLE_H
 #define Q3_MODEL_TRAINABLE_H
@@ -9,7 +10,7 @@
 #include "core/tensor.h"
 
 typedef struct q3_trainable_slot {
-    const char *name; /* as saved: "base_model.model....lora_A.weight" for adapters, the checkpoint's name otherwise */
+    const char *name; /* as saved: "base_model.model....lora_A.weight", or the checkpoint's name */
     q3_tensor *tensor;
     int64_t offset, n; /* elements, in the flat buffers */
 } q3_trainable_slot;
@@ -21,13 +22,14 @@ typedef struct q3_trainable {
     int n_slots;
 } q3_trainable;
 
-/* Lays out `tensors` (their shapes are set) over one buffer of the arena: data pointers are set, values are copied from
- * former data of type f32, bf16 or f16, or left uninitialized where there was none. Names are borrowed. */
-q3_status q3_trainable_create(q3_trainable *out, q3_arena *mem, q3_tensor *const *tensors, const char *const *names,
-                              int n);
+/* Lays out `tensors` (their shapes are set) over one buffer of the arena: data pointers are set, values are
+ * copied from former data of type f32, bf16 or f16, or left uninitialized where there was none. Names are
+ * borrowed. */
+q3_status q3_trainable_create(q3_trainable *out, q3_arena *mem, q3_tensor *const *tensors,
+                              const char *const *names, int n);
 
-/* Gradients of the tensors are added into `grads` [n] from now on; NULL: no gradient is wanted. The buffer must hold
- * zeros, or what shall be added to. */
+/* Gradients of the tensors are added into `grads` [n] from now on; NULL: no gradient is wanted. The buffer
+ * must hold zeros, or what shall be added to. */
 void q3_trainable_bind(q3_trainable *t, float *grads);
 
 #endif

@@ -116,7 +116,8 @@ static q3_tensor *block(q3_ctx *ctx, const void *arg, q3_tensor *h)
     return q3_add(ctx, h, q3_project(ctx, t->f, &t->block->fc2, a));
 }
 
-/* merge^2 rows of h become one token. The final merger norms before the reshape, the deepstack mergers behind it. */
+/* merge^2 rows of h become one token. The final merger norms before the reshape, the deepstack mergers behind
+ * it. */
 static q3_tensor *merge(q3_ctx *ctx, const tower *t, const q3_merger *merger, q3_tensor *h, bool norm_first)
 {
     int64_t merge2 = (int64_t)t->m->config.vision.merge_size * t->m->config.vision.merge_size;

@@ -12,7 +12,7 @@
 #include "model/checkpoint_4bit.h"
 #include "model/checkpoint_files.h"
 
-enum { BLOCK = 64, NAME_BYTES = 256 };
+enum { NAME_BYTES = 256 };
 
 #define VISUAL "model.visual."
 #define LANGUAGE "model.language_model."
@@ -100,9 +100,7 @@ static float *widened(builder *b, const q3_st_tensor *s)
         b->status = Q3_ERR_MEMORY;
         return NULL;
     }
-    const uint16_t *h = s->data;
-    for (int64_t i = 0; i < n; i++)
-        out[i] = s->dtype == Q3_F32 ? ((const float *)s->data)[i] : s->dtype == Q3_BF16 ? q3_bf16_to_f32(h[i]) : q3_f16_to_f32(h[i]);
+    q3_widen(out, s->data, s->dtype, n);
     return out;
 }
 
@@ -143,8 +141,9 @@ static void stored_4bit(builder *b, q3_tensor *t)
     if (b->status)
         return;
     if (shape[0] != t->shape[0] || shape[1] != t->shape[1])
-        b->status = q3_fail(Q3_ERR_MODEL, "%s: %s is [%lld, %lld], and config.json makes it %s", q3_weights_dir(b->files), t->name,
-                            (long long)shape[0], (long long)shape[1], q3_shape(t));
+        b->status =
+            q3_fail(Q3_ERR_MODEL, "%s: %s is [%lld, %lld], and config.json makes it %s",
+                    q3_weights_dir(b->files), t->name, (long long)shape[0], (long long)shape[1], q3_shape(t));
     else
         bind_quantized(b, t, &q);
 }
@@ -152,7 +151,9 @@ static void stored_4bit(builder *b, q3_tensor *t)
 static void quantize_now(builder *b, q3_tensor *t, const void *x, q3_dtype dtype)
 {
     q3_quantized q;
-    const q3_quantize_args a = { t->name, x, dtype, q3_numel(t), b->o->code, BLOCK, b->o->double_quant };
+    const q3_quantize_args a = {
+        t->name, x, dtype, q3_numel(t), b->o->code, Q3_4BIT_BLOCK, b->o->double_quant
+    };
     b->status = q3_quantize(&q, b->mem, &a);
     if (b->status == Q3_OK)
         bind_quantized(b, t, &q);
@@ -193,7 +194,7 @@ static q3_tensor *matrix(builder *b, const char *name, int64_t rows, int64_t col
         if (b->status == Q3_OK && quantize) {
             quantize_now(b, t, s->data, s->dtype);
         } else if (b->status == Q3_OK) {
-            t->data = (void *)(uintptr_t)s->data; // stays in the map; written only by training, which copies it first
+            t->data = (void *)(uintptr_t)s->data; // stays in the map: training copies what it writes
             t->dtype = s->dtype;
         }
     }
@@ -235,8 +236,9 @@ static void patch_embedding(builder *b)
     if (b->files) {
         const q3_st_tensor *s = q3_weights_find(b->files, t->name);
         if (!s || q3_st_elements(s) != q3_numel(t) || s->shape[0] != c->hidden_size || s->dtype > Q3_F16) {
-            b->status = q3_fail(Q3_ERR_MODEL, "%s: %s is %s; [%d, 3, %d, %d, %d] is needed", q3_weights_dir(b->files), t->name,
-                                s ? q3_st_shape(s) : "missing", c->hidden_size, c->temporal_patch_size, c->patch_size, c->patch_size);
+            b->status = q3_fail(Q3_ERR_MODEL, "%s: %s is %s; [%d, 3, %d, %d, %d] is needed",
+                                q3_weights_dir(b->files), t->name, s ? q3_st_shape(s) : "missing",
+                                c->hidden_size, c->temporal_patch_size, c->patch_size, c->patch_size);
             return;
         }
         t->data = (void *)(uintptr_t)s->data;
@@ -358,11 +360,11 @@ static q3_status allocate(q3_model *m, q3_arena *mem)
 static q3_status random_std(double *out, const q3_model_config *c)
 {
     q3_json doc;
-    Q3_TRY(q3_json_parse(&doc, c->raw, c->raw_bytes, "config.json", 1));
+    Q3_TRY(q3_status_as(q3_json_parse(&doc, c->raw, c->raw_bytes, "config.json", 1), Q3_ERR_MODEL));
     const cJSON *text = cJSON_GetObjectItemCaseSensitive(doc.root, "text_config");
     q3_status st = q3_json_float(out, &doc, text ? text : doc.root, "initializer_range", 0.02);
     q3_json_close(&doc);
-    return st;
+    return q3_status_as(st, Q3_ERR_MODEL);
 }
 
 q3_status q3_model_load(q3_model *out, q3_arena *mem, const char *dir, const q3_load_options *options)
@@ -403,7 +405,9 @@ q3_status q3_model_train_all(q3_trainable *out, q3_model *m, q3_arena *mem)
         tensors[i] = m->params[i].tensor;
         names[i] = tensors[i]->name;
         if (tensors[i]->dtype > Q3_F16)
-            return q3_fail(Q3_ERR_USAGE, "train.tune is full, and %s is in 4 bits; set quantization.load_in_4bit to false and give a model that is not quantized",
+            return q3_fail(Q3_ERR_USAGE,
+                           "train.tune is full, and %s is in 4 bits; set quantization.load_in_4bit to false "
+                           "and give a model that is not quantized",
                            names[i]);
     }
     return q3_trainable_create(out, mem, tensors, names, m->n_params);

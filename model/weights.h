@@ -1,8 +1,9 @@
-/* model/weights.h - the parameters of a network: from a Hugging Face directory, or from a seed; and back to one.
+/* model/weights.h - the parameters of a network: from a Hugging Face directory, or from a seed; and back to
+ * one.
  *
- * Matrices that are frozen stay in the file's memory map in their 16-bit form, or are quantized to 4 bits one at a time
- * (so that a model larger than memory in 16 bits still loads); a directory that bitsandbytes has already quantized is
- * used as it is. Norms and biases are widened to f32. Errors: Q3_ERR_MODEL.
+ * Matrices that are frozen stay in the file's memory map in their 16-bit form, or are quantized to 4 bits one
+ * at a time (so that a model larger than memory in 16 bits still loads); a directory that bitsandbytes has
+ * already quantized is used as it is. Norms and biases are widened to f32. Errors: Q3_ERR_MODEL.
  */
 #ifndef Q3_MODEL_WEIGHTS_H
 #define Q3_MODEL_WEIGHTS_H
@@ -16,33 +17,36 @@ typedef struct q3_load_options {
     bool double_quant;       /* the block scales are quantized too */
     const char *const *skip; /* modules left in 16 bits; NULL: model.visual and lm_head */
     int n_skip;
-    bool random;             /* from config.json alone */
-    uint64_t seed;           /* of random weights */
+    bool random;   /* from config.json alone */
+    uint64_t seed; /* of random weights */
 } q3_load_options;
 
-/* Is this module left in 16 bits by the options? transformers 5: a prefix of the module's name, or its end. */
+/* Is this module left in 16 bits by the options? transformers 5: a prefix of the module's name, or its
+ * end. */
 bool q3_module_skipped(const q3_load_options *o, const char *path);
 
 /* Memory maps stay open until q3_model_close. Tensors and names live in `mem`. */
 q3_status q3_model_load(q3_model *out, q3_arena *mem, const char *dir, const q3_load_options *options);
 void q3_model_close(q3_model *m);
 
-/* The name under which the model's own class saves a parameter or module: text-only models have no "language_model.". In
- * `mem`, NULL when it is full. */
+/* The name under which the model's own class saves a parameter or module: text-only models have no
+ * "language_model.". In `mem`, NULL when it is full. */
 const char *q3_saved_name(q3_arena *mem, const q3_model_config *c, const char *name);
 
-/* Every parameter becomes trainable: f32, in one flat buffer, in checkpoint order. The model must not be quantized. */
+/* Every parameter becomes trainable: f32, in one flat buffer, in checkpoint order. The model must not be
+ * quantized. */
 q3_status q3_model_train_all(q3_trainable *out, q3_model *m, q3_arena *mem);
 
-/* Writes a plain Hugging Face directory in f32 or bf16: config.json, generation_config.json, model.safetensors; the
- * tokenizer and processor files are copied from `from`. */
+/* Writes a plain Hugging Face directory in f32 or bf16: config.json, generation_config.json,
+ * model.safetensors; the tokenizer and processor files are copied from `from`. */
 q3_status q3_model_save(const q3_model *m, const char *from, const char *dir, q3_dtype dtype);
 
-/* Copies the files beside the weights that a model directory needs to be used: tokenizer, processor, chat template. */
+/* Copies the files beside the weights that a model directory needs to be used: tokenizer, processor, chat
+ * template. */
 q3_status q3_model_copy_files(const char *from, const char *dir);
 
-/* Reads the 16-bit matrices of `from`, writes the 4-bit form of bitsandbytes to `dir` (made if absent), with all other
- * files: what `quantize` does. */
+/* Reads the 16-bit matrices of `from`, writes the 4-bit form of bitsandbytes to `dir` (made if absent), with
+ * all other files: what `quantize` does. */
 q3_status q3_model_quantize(const char *from, const char *dir, const q3_load_options *options);
 
 #endif

@@ -68,7 +68,8 @@ static void golden_matrices_dequantize_to_the_same_bits(void **state)
     }
 }
 
-/* The 4-bit checkpoint of the model in `from`, written to our directory: every matrix that `like` has in 4 bits. */
+/* The 4-bit checkpoint of the model in `from`, written to our directory: every matrix that `like` has in 4
+ * bits. */
 static void write_quantized(const char *from, const char *like)
 {
     q3_weights *a = open_dir(from), *b = open_dir(like);

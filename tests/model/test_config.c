@@ -135,8 +135,8 @@ static void generation_settings_are_read(void **state)
     assert_int_equal(q3_generation_config_parse(&c, text, strlen(text), "g.json"), Q3_ERR_MODEL);
 }
 
-/* model-a's config with `from` replaced by `to` (first place) is refused with a sentence that holds `what`.
- */
+/* model-a's config with `from` replaced by `to` (first place) is refused with a sentence that holds
+ * `what`. */
 static void expect_refused(const char *file, const char *from, const char *to, const char *what)
 {
     char *text, changed[8192];
@@ -163,6 +163,8 @@ static void wrong_configs_are_refused_with_their_reason(void **state)
                *old = "tests/golden/model-a/config-transformers-4.57.json";
     expect_refused(a, "\"head_dim\": 16", "\"head_dim\": 0",
                    "config.json:14:5: text_config.head_dim is 0; expected 2 to");
+    expect_refused(a, "\"head_dim\": 16", "\"head_dim\": 512",
+                   "text_config.head_dim is 512; expected 2 to 256");
     expect_refused(a, "\"head_dim\": 16", "\"head_dim\": 15",
                    "text_config.head_dim is 15; rotary positions need");
     expect_refused(a, "\"head_dim\": 16,", "", "text_config.head_dim is missing");
@@ -191,6 +193,8 @@ static void wrong_configs_are_refused_with_their_reason(void **state)
     expect_refused(a, "      0,\n      1\n", "      1,\n      1\n", "deepstack_visual_indexes must rise");
     expect_refused(a, "\"num_heads\": 4", "\"num_heads\": 5", "which does not divide hidden_size");
     expect_refused(a, "\"num_heads\": 4", "\"num_heads\": 8", "heads of 6");
+    expect_refused(a, "\"hidden_size\": 48", "\"hidden_size\": 2048",
+                   "heads of 512; at most 256 are supported");
     expect_refused(a, "\"num_position_embeddings\": 64", "\"num_position_embeddings\": 65",
                    "expected a square number");
     expect_refused(a, "\"qwen3_vl\"", "\"qwen2_vl\"", "model_type is qwen2_vl; supported are Qwen3-VL");

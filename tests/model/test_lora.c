@@ -276,7 +276,8 @@ static void a_list_of_targets_survives_saving(void **state)
     assert_memory_equal(again.values, values, (size_t)t.n * sizeof(float));
 }
 
-/* The golden adapter of model-a as tensors that a test may spoil, written to `dir` with a config that a test may edit. */
+/* The golden adapter of model-a as tensors that a test may spoil, written to `dir` with a config that a test
+ * may edit. */
 static q3_safetensors *golden_file;
 static q3_st_tensor tensors[128];
 static int n_tensors;

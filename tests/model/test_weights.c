@@ -364,6 +364,36 @@ static void quantized_directories_equal_those_of_bitsandbytes(void **state)
 }
 
 /* The names of a text-only model have no "language_model." in its own class. */
+/* Types that the quantizer cannot read are refused, not taken for floats. */
+static void matrices_of_other_types_are_not_quantized(void **state)
+{
+    (void)state;
+    copy *c = take("tests/golden/model-a/model");
+    q3_st_tensor *w = tensor(c, "model.language_model.layers.0.self_attn.q_proj.weight");
+    w->dtype = Q3_DTYPES;
+    w->dtype_name = "F8_E4M3";
+    put(c);
+    assert_int_equal(q3_model_quantize(dir, join(dir, "nf4"), &plain), Q3_ERR_MODEL);
+    assert_non_null(strstr(q3_error(), "self_attn.q_proj.weight is F8_E4M3"));
+    q3_safetensors_close(c->file);
+}
+
+static void a_wrong_initializer_range_is_the_models_fault(void **state)
+{
+    (void)state;
+    char *text;
+    size_t size;
+    must(q3_file_read(&text, &size, "tests/golden/model-a/model/config.json", 1 << 20));
+    char *at = strstr(text, "\"initializer_range\": 0.08");
+    assert_non_null(at);
+    memcpy(strstr(at, "0.08"), "true", 4);
+    must(q3_file_write(join(dir, "config.json"), text, size));
+    q3_free(text);
+    q3_load_options o = plain;
+    o.random = true;
+    refused(dir, &o, "\"initializer_range\" must be a number");
+}
+
 static void text_only_models_keep_their_names(void **state)
 {
     (void)state;
@@ -434,6 +464,8 @@ int main(void)
         TEST(bf16_models_round_each_value),
         TEST(a_quantized_model_cannot_be_trained_whole),
         TEST(quantized_directories_equal_those_of_bitsandbytes),
+        TEST(matrices_of_other_types_are_not_quantized),
+        TEST(a_wrong_initializer_range_is_the_models_fault),
         TEST(text_only_models_keep_their_names),
         TEST(allocations_may_fail),
     };
