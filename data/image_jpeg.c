@@ -90,11 +90,18 @@ static q3_status read_rows(reader *r, q3_image *out)
     return Q3_OK;
 }
 
+static q3_status failed(const reader *r, const q3_image_source *src)
+{
+    if (r->errors.msg_code == JERR_OUT_OF_MEMORY)
+        return q3_fail(Q3_ERR_MEMORY, "%s: out of memory while decoding a JPEG", src->name);
+    return q3_fail(Q3_ERR_DATA, "%s: the JPEG cannot be decoded: %s", src->name, r->message);
+}
+
 static q3_status guarded(reader *r, q3_image *out, int *orientation, const q3_image_source *src)
 {
     struct jpeg_decompress_struct *jpeg = &r->jpeg;
     if (setjmp(r->jump))
-        return q3_fail(Q3_ERR_DATA, "%s: the JPEG cannot be decoded: %s", src->name, r->message);
+        return failed(r, src);
     jpeg_create_decompress(jpeg);
     jpeg->client_data = r;
     jpeg->progress = &r->progress;

@@ -44,8 +44,8 @@ typedef struct q3_sample {
     size_t image_size;          /* bytes of it */
 } q3_sample;
 
-/* Makes a sample of the object doc->root; `dir` is where relative paths begin (NULL: the working directory).
- */
+/* Makes a sample of the object doc->root; `dir` is where relative paths begin (NULL: the working
+ * directory). */
 q3_status q3_sample_parse(q3_sample *out, const q3_json *doc, const q3_data_keys *keys, const char *dir,
                           const char *where);
 

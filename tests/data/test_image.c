@@ -46,7 +46,8 @@ static q3_status decode(q3_image *out, const void *bytes, size_t n, const q3_ima
     return st;
 }
 
-/* Pixels from Pillow 13.0, EXIF not applied. Lossy formats might differ by a level with other library versions. */
+/* Pixels from Pillow 13.0, EXIF not applied. Lossy formats might differ by a level with other library
+ * versions. */
 static void golden_pictures_decode_to_the_same_bytes(void **state)
 {
     (void)state;
