@@ -1,7 +1,6 @@
 #include "collate/chat_template.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "collate/sha256.h"
@@ -109,8 +108,8 @@ static q3_status put_tool_call(q3_text *out, const cJSON *call)
 
 static q3_status put_assistant(q3_text *out, const q3_message *m)
 {
-    bool separate =
-        m->text ? *m->text != 0 : m->n_parts > 0; // content or an earlier call stands before the next one
+    // content or an earlier call stands before the next one
+    bool separate = m->text ? *m->text != 0 : m->n_parts > 0;
     put(out, "<|im_start|>assistant\n");
     put_texts(out, m);
     const cJSON *call;
@@ -246,13 +245,11 @@ static q3_status message_from_json(q3_message *out, q3_part **parts, const cJSON
     if (cJSON_IsString(content))
         out->text = content->valuestring;
     const cJSON *item;
-    if (cJSON_IsArray(content))
-        cJSON_ArrayForEach(item, content)
-        {
-            Q3_TRY(part_from_json(*parts, item));
-            ++*parts;
-            out->n_parts++;
-        }
+    for (item = cJSON_IsArray(content) ? content->child : NULL; item; item = item->next) {
+        Q3_TRY(part_from_json(*parts, item));
+        ++*parts;
+        out->n_parts++;
+    }
     return Q3_OK;
 }
 
@@ -260,8 +257,10 @@ static size_t count_items(const cJSON *messages)
 {
     size_t n = 0;
     const cJSON *message;
-    cJSON_ArrayForEach(message, messages) n +=
-        (size_t)cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(message, "content"));
+    cJSON_ArrayForEach(message, messages)
+    {
+        n += (size_t)cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(message, "content"));
+    }
     return n;
 }
 
@@ -274,17 +273,10 @@ q3_status q3_chat_from_json(q3_chat *out, const cJSON *messages)
     out->parts = q3_calloc(count_items(messages), sizeof *out->parts);
     q3_status st = out->messages && out->parts ? Q3_OK : Q3_ERR_MEMORY;
     q3_part *parts = out->parts;
-    const cJSON *message;
-    if (st == Q3_OK)
-        cJSON_ArrayForEach(message, messages)
-        {
-            st = message_from_json(&out->messages[out->n], &parts, message);
-            if (st != Q3_OK) {
-                st = q3_wrap(st, "message %d", out->n);
-                break;
-            }
-            out->n++;
-        }
+    for (const cJSON *message = messages->child; message && st == Q3_OK; message = message->next) {
+        st = q3_wrap(message_from_json(&out->messages[out->n], &parts, message), "message %d", out->n);
+        out->n += st == Q3_OK;
+    }
     if (st != Q3_OK)
         q3_chat_free(out);
     return st;
@@ -304,11 +296,8 @@ static const char known_template[] = "3636d0f0bd6bef02654cdffdc447b79cb2cef8ab02
 
 static bool is_known(const char *text, size_t n)
 {
-    uint32_t h[8];
     char hex[65];
-    q3_sha256(h, text, n);
-    for (int i = 0; i < 8; i++)
-        snprintf(hex + 8 * i, 9, "%08x", (unsigned)h[i]);
+    q3_sha256_hex(hex, text, n);
     return strcmp(hex, known_template) == 0;
 }
 

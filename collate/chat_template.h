@@ -24,8 +24,7 @@ typedef struct q3_message {
     const char *text;
     const q3_part *parts; /* [n_parts] */
     int n_parts;
-    const cJSON *
-        tool_calls; /* assistant: array of {name, arguments} or {function: {name, arguments}}; NULL if none */
+    const cJSON *tool_calls; /* assistant: array of {name, arguments} or {function: {...}}; NULL if none */
 } q3_message;
 
 typedef struct q3_chat_options {

@@ -74,18 +74,17 @@ static q3_status read_bounds(q3_vision_spec *spec, const q3_json *doc, const cJS
 /* Settings that may stand in the file, but only with the value that this program implements. */
 static q3_status refuse_others(const q3_json *doc, const cJSON *object)
 {
+    bool value = true;
     static const char *const on[] = { "do_resize", "do_rescale", "do_normalize", "do_convert_rgb" };
     for (size_t i = 0; i < sizeof on / sizeof *on; i++) {
-        bool value;
         Q3_TRY(q3_json_bool(&value, doc, object, on[i], true));
         if (!value)
             return q3_fail(Q3_ERR_MODEL, "%s: \"%s\": false is not supported", doc->name, on[i]);
     }
-    bool odd = false;
     static const char *const off[] = { "do_center_crop", "do_pad" };
     for (size_t i = 0; i < sizeof off / sizeof *off; i++) {
-        Q3_TRY(q3_json_bool(&odd, doc, object, off[i], false));
-        if (odd)
+        Q3_TRY(q3_json_bool(&value, doc, object, off[i], false));
+        if (value)
             return q3_fail(Q3_ERR_MODEL, "%s: \"%s\": true is not supported", doc->name, off[i]);
     }
     int64_t resample;
@@ -157,8 +156,8 @@ q3_status q3_vision_spec_load(q3_vision_spec *out, const char *model_dir)
 
 q3_status q3_vision_spec_limit(q3_vision_spec *spec, int64_t min_pixels, int64_t max_pixels)
 {
-    int64_t min = min_pixels ? min_pixels : spec->min_pixels,
-            max = max_pixels ? max_pixels : spec->max_pixels;
+    int64_t min = min_pixels ? min_pixels : spec->min_pixels;
+    int64_t max = max_pixels ? max_pixels : spec->max_pixels;
     int64_t cell = (int64_t)spec->patch * spec->merge * spec->patch * spec->merge;
     if (min < 1 || max < min || max > Q3_VISION_MAX_PIXELS)
         return q3_fail(Q3_ERR_USAGE,

@@ -55,8 +55,8 @@ q3_status q3_image_grid(int grid[3], int width, int height, const q3_vision_spec
 /* Image tokens of a grid. */
 int64_t q3_image_tokens(const int grid[3], const q3_vision_spec *spec);
 
-/* The patches of a picture, in `mem`; only counted when the arena is dry. Errors: Q3_ERR_DATA, Q3_ERR_MEMORY.
- */
+/* The patches of a picture, in `mem`; only counted when the arena is dry. Errors: Q3_ERR_DATA,
+ * Q3_ERR_MEMORY. */
 q3_status q3_image_patches(q3_patches *out, q3_arena *mem, const q3_image *img, const q3_vision_spec *spec);
 
 #endif

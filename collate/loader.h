@@ -1,8 +1,9 @@
 /* collate/loader.h - batches made ahead of their use, by threads of their own.
  *
- * A batch is a pure function of (seed, epoch, index): epoch e takes the samples in the order of torch.randperm under
- * seed + e (transformers' sampler through accelerate), or in file order, and cuts it into runs of batch_size; the last
- * batch of an epoch may be short. So nothing depends on timing, and a resumed run continues with the same batches.
+ * A batch is a pure function of (seed, epoch, index): epoch e takes the samples in the order of
+ * torch.randperm under seed + e (transformers' sampler through accelerate), or in file order, and cuts it
+ * into runs of batch_size; the last batch of an epoch may be short. So nothing depends on timing, and a
+ * resumed run continues with the same batches.
  */
 #ifndef Q3_COLLATE_LOADER_H
 #define Q3_COLLATE_LOADER_H
@@ -32,16 +33,16 @@ typedef struct q3_loaded {
 
 typedef struct q3_loader q3_loader;
 
-/* Starts `threads` workers that keep up to `ahead` batches ready, beginning with batch `first` = epoch * per_epoch +
- * index; less than one of either counts as one. Pointers in `source` must outlive the loader. */
+/* Starts `threads` workers that keep up to `ahead` batches ready, beginning with batch `first` = epoch *
+ * per_epoch + index; less than one of either counts as one. Pointers in `source` must outlive the loader. */
 q3_status q3_loader_create(q3_loader **out, const q3_loader_source *source, int64_t first, int threads,
                            int ahead);
 void q3_loader_destroy(q3_loader *loader); /* fine with NULL */
 
 int64_t q3_loader_per_epoch(const q3_loader_source *source);
 
-/* The next batch; runs on into further epochs. Errors are those of q3_dataset_get and q3_collate_row; the batch behind
- * a failed one can still be asked for. */
+/* The next batch; runs on into further epochs. Errors are those of q3_dataset_get and q3_collate_row; the
+ * batch behind a failed one can still be asked for. */
 q3_status q3_loader_next(const q3_loaded **out, q3_loader *loader);
 
 #endif

@@ -48,7 +48,7 @@ static q3_status allocate(arrays *a, q3_arena *mem, const sizes *s, int64_t widt
     a->positions = Q3_NEW(mem, int32_t, 3 * s->tokens + 1);
     a->grids = Q3_NEW(mem, int32_t, 3 * s->images + 1);
     a->image_rows = Q3_NEW(mem, int32_t, s->image_tokens + 1);
-    a->patches = width ? Q3_NEW(mem, float, s->patches *width + 1) : NULL;
+    a->patches = width ? Q3_NEW(mem, float, width * s->patches + 1) : NULL;
     bool ok = a->row_begin && a->ids && (a->labels || !s->labels) && a->positions && a->grids &&
               a->image_rows && (a->patches || !width);
     return ok ? Q3_OK : Q3_ERR_MEMORY;
@@ -68,6 +68,13 @@ static q3_batch batch_of(const arrays *a, const sizes *s)
                        .n_patches = s->patches,
                        .image_rows = a->image_rows,
                        .n_image_rows = s->image_tokens };
+}
+
+static void put_picture(int32_t grid[3], float *to, const q3_patches *patches, int64_t width)
+{
+    for (int k = 0; k < 3; k++)
+        grid[k] = patches->grid[k];
+    memcpy(to, patches->data, (size_t)(patches->n * width) * sizeof *to);
 }
 
 q3_status q3_pack(q3_batch *out, q3_arena *mem, const q3_collator *c, const q3_row *const *rows, int n)
@@ -94,10 +101,7 @@ q3_status q3_pack(q3_batch *out, q3_arena *mem, const q3_collator *c, const q3_r
             }
         int32_t *grid = a.grids + 3 * image;
         if (r->patches.n) {
-            for (int k = 0; k < 3; k++)
-                grid[k] = r->patches.grid[k];
-            memcpy(a.patches + patch * width, r->patches.data,
-                   (size_t)(r->patches.n * width) * sizeof *a.patches);
+            put_picture(grid, a.patches + patch * width, &r->patches, width);
             patch += r->patches.n;
             image++;
         }

@@ -1,6 +1,7 @@
 /* collate/pack.h - rows to a batch: packed for the engine, padded as the reference collator returns it.
  *
- * Both forms hold the same tokens; tests compare the padded one with the reference. Arrays live in the given arena.
+ * Both forms hold the same tokens; tests compare the padded one with the reference. Arrays live in the given
+ * arena.
  */
 #ifndef Q3_COLLATE_PACK_H
 #define Q3_COLLATE_PACK_H
@@ -24,8 +25,8 @@ typedef struct q3_padded {
 q3_status q3_pad(q3_padded *out, q3_arena *mem, const q3_collator *c, const q3_row *const *rows, int n,
                  bool left);
 
-/* The packed form of a padded batch, padded on either side: what `trace` reads. image_rows are the tokens image_id and
- * video_id. attention_mask, labels and pictures may be NULL. Errors: Q3_ERR_DATA. */
+/* The packed form of a padded batch, padded on either side: what `trace` reads. image_rows are the tokens
+ * image_id and video_id. attention_mask, labels and pictures may be NULL. Errors: Q3_ERR_DATA. */
 q3_status q3_unpad(q3_batch *out, q3_arena *mem, const q3_padded *p, int32_t image_id, int32_t video_id,
                    int merge);
 

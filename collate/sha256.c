@@ -1,5 +1,7 @@
 #include "collate/sha256.h"
 
+#include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 static uint32_t rotate(uint32_t x, int n)
@@ -41,21 +43,22 @@ static void sha256_block(uint32_t h[8], const unsigned char *p)
         h[i] += v[i];
 }
 
-void q3_sha256(uint32_t out[8], const void *data, size_t n)
+void q3_sha256_hex(char out[65], const void *data, size_t n)
 {
-    static const uint32_t start[8] = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-                                       0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19 };
+    uint32_t h[8] = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                      0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19 };
     const unsigned char *p = data;
     unsigned char tail[128] = { 0 };
     size_t whole = n / 64 * 64, rest = n - whole, padded = rest < 56 ? 64 : 128;
-    memcpy(out, start, sizeof start);
     for (size_t i = 0; i < whole; i += 64)
-        sha256_block(out, p + i);
+        sha256_block(h, p + i);
     if (rest > 0)
         memcpy(tail, p + whole, rest);
     tail[rest] = 0x80;
     for (int i = 0; i < 8; i++)
         tail[padded - 1 - (size_t)i] = (unsigned char)((uint64_t)n * 8 >> (8 * i));
     for (size_t i = 0; i < padded; i += 64)
-        sha256_block(out, tail + i);
+        sha256_block(h, tail + i);
+    for (int i = 0; i < 8; i++)
+        snprintf(out + 8 * i, 9, "%08x", (unsigned)h[i]);
 }

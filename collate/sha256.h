@@ -3,9 +3,8 @@
 #define Q3_COLLATE_SHA256_H
 
 #include <stddef.h>
-#include <stdint.h>
 
-/* The hash of `n` bytes as eight words: printed with %08x each they are the usual hexadecimal form. */
-void q3_sha256(uint32_t out[8], const void *data, size_t n);
+/* The hash of `n` bytes: 64 hexadecimal digits and a NUL. */
+void q3_sha256_hex(char out[65], const void *data, size_t n);
 
 #endif

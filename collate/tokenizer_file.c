@@ -86,8 +86,11 @@ static q3_status check_post_processor(const cJSON *root, const char *name)
     if (!is_text(member(post, "type"), "TemplateProcessing"))
         return differs(name, "post_processor.type", member(post, "type"), "ByteLevel");
     const cJSON *piece;
-    cJSON_ArrayForEach(piece, member(post, "single")) if (!member(piece, "Sequence")) return differs(
-        name, "post_processor.single", piece, "the sequence alone");
+    cJSON_ArrayForEach(piece, member(post, "single"))
+    {
+        if (!member(piece, "Sequence"))
+            return differs(name, "post_processor.single", piece, "the sequence alone");
+    }
     return Q3_OK;
 }
 

@@ -107,8 +107,8 @@ int32_t q3_vocab_match_added(const q3_vocab *v, const char *text, size_t n)
 static q3_merge *merge_slot(const q3_vocab *v, int32_t left, int32_t right)
 {
     uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    size_t i =
-        (size_t)(key * 0x9E3779B97F4A7C15u >> 32); // multiplicative hashing: Knuth, volume 3, section 6.4
+    // multiplicative hashing: Knuth, volume 3, section 6.4
+    size_t i = (size_t)(key * 0x9E3779B97F4A7C15u >> 32);
     for (;; i++) {
         q3_merge *m = &v->merges[i & (v->n_merge_slots - 1)];
         if (m->left < 0 || (m->left == left && m->right == right))

@@ -46,8 +46,8 @@ typedef struct q3_vocab {
     int32_t pad_id, eos_id; /* -1 when the files name none */
 } q3_vocab;
 
-/* Empty tables with room for `n_plain` plain tokens and `n_merges` merges (more are refused). Q3_ERR_MEMORY.
- */
+/* Empty tables with room for `n_plain` plain tokens and `n_merges` merges (more are refused).
+ * Q3_ERR_MEMORY. */
 q3_status q3_vocab_create(q3_vocab *out, size_t n_plain, size_t n_merges);
 void q3_vocab_destroy(q3_vocab *v);
 

@@ -1,8 +1,9 @@
 /* collate/unicode_list.h - tables for collate/unicode.c, which alone includes them.
  *
- * Character classes as the regular expression engine of the tokenizers library sees them (Oniguruma 6.5, Unicode
- * 16.0), and the code points that its NFC (tables of Unicode 9.0) leaves alone and a newer NFC would not. Both were
- * probed code point by code point through the library. Made by tests/golden/vectors/make_unicode_list.py.
+ * Character classes as the regular expression engine of the tokenizers library sees them (Oniguruma 6.5,
+ * Unicode 16.0), and the code points that its NFC (tables of Unicode 9.0) leaves alone and a newer NFC would
+ * not. Both were probed code point by code point through the library. Made by
+ * tests/golden/vectors/make_unicode_list.py.
  */
 #ifndef Q3_COLLATE_UNICODE_LIST_H
 #define Q3_COLLATE_UNICODE_LIST_H
@@ -90,7 +91,8 @@ static const uint8_t class_blocks[1608] = {
     2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 207,
 };
 
-/* Four words a block, 32 code points a word, two bits each from the low end: 0 other, 1 letter, 2 number, 3 space. */
+/* Four words a block, 32 code points a word, two bits each from the low end: 0 other, 1 letter, 2 number, 3
+ * space. */
 static const uint64_t class_words[832] = {
     0x000000000ffc0000, 0x000aaaaa00000003, 0x0015555555555554, 0x0015555555555554, 0x0000000000000c00,
     0x2a1804a000100003, 0x5555155555555555, 0x5555155555555555, 0x5555555555555555, 0x5555555555555555,

@@ -50,8 +50,9 @@ static q3_status user_text(q3_text *out, const q3_sample *s)
     return out->failed ? Q3_ERR_MEMORY : Q3_OK;
 }
 
-/* A control token in the user's own text is one for the model too: placeholders without a picture, early ends. Tokens
- * that the tokenizer does not call special (<think>, <tool_call>) are ordinary text of an answer. */
+/* A control token in the user's own text is one for the model too: placeholders without a picture, early
+ * ends. Tokens that the tokenizer does not call special (<think>, <tool_call>) are ordinary text of an
+ * answer. */
 static q3_status check_literals(const q3_collator *c, const char *field, const char *text)
 {
     q3_ids ids = { 0 };
@@ -240,7 +241,7 @@ q3_status q3_collate_row(q3_row *out, q3_arena *mem, const q3_collator *c, const
 size_t q3_collate_bytes(const q3_collator *c)
 {
     const size_t text = (size_t)1 << 26; // 16 bytes a token: four million tokens
-    // q3_smart_resize: rounding leaves the area below twice the bound and 64 Ki pixels, at any aspect ratio up to 200
+    // q3_smart_resize: rounding leaves the area below twice the bound and 64 Ki pixels, at any aspect ratio
     size_t pixels = 2 * (size_t)c->vision.max_pixels + ((size_t)1 << 16);
     return text + pixels * 3 * (size_t)c->vision.tpatch * sizeof(float);
 }

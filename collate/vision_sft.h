@@ -1,9 +1,9 @@
 /* collate/vision_sft.h - from a sample to a row of tokens with labels: the vision-SFT collator.
  *
- * The user turn is the picture, then the stripped query and, where there is one, "\nCAPTION: <caption>"; the assistant
- * turn is the target. A training row supervises what follows the prompt: the target, <|im_end|> and the newline behind
- * it; everything else, pads and placeholders included, is -100. A prompt row ends with the opened assistant turn.
- * A sample without a picture becomes a row of text.
+ * The user turn is the picture, then the stripped query and, where there is one, "\nCAPTION: <caption>"; the
+ * assistant turn is the target. A training row supervises what follows the prompt: the target, <|im_end|> and
+ * the newline behind it; everything else, pads and placeholders included, is -100. A prompt row ends with the
+ * opened assistant turn. A sample without a picture becomes a row of text.
  *
  * Errors begin with "Qwen3 collate failed: " and name the sample; class Q3_ERR_DATA.
  */
@@ -42,12 +42,13 @@ typedef struct q3_row {
     bool seam; /* the target's first characters merged with the prompt's last token (a leading newline) */
 } q3_row;
 
-/* Fills the token ids of `c` from the tokenizer's files and the model's ids (pass -1 where the model has none), and
- * checks that they agree. Error: Q3_ERR_MODEL. */
+/* Fills the token ids of `c` from the tokenizer's files and the model's ids (pass -1 where the model has
+ * none), and checks that they agree. Error: Q3_ERR_MODEL. */
 q3_status q3_collator_init(q3_collator *c, const char *model_dir, const q3_tokenizer *tokenizer,
                            int32_t image_id, int32_t video_id, int32_t vocab_size);
 
-/* Size of an arena that holds any row (addresses, of which few are touched); a batch of it is as large again. */
+/* Size of an arena that holds any row (addresses, of which few are touched); a batch of it is as large
+ * again. */
 size_t q3_collate_bytes(const q3_collator *c);
 
 /* The row of a sample: for training (with target and labels), or its prompt for generation. */

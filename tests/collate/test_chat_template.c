@@ -8,7 +8,6 @@
 #include <cmocka.h>
 
 #include "collate/chat_template.h"
-#include "collate/sha256.h"
 #include "collate/tokenizer.h"
 #include "core/file.h"
 
@@ -180,30 +179,6 @@ static void running_out_of_memory_is_reported(void **state)
     q3_json_close(&doc);
 }
 
-static void hash_is(const char *data, size_t n, const char *want)
-{
-    uint32_t h[8];
-    char hex[65];
-    q3_sha256(h, data, n);
-    for (int i = 0; i < 8; i++)
-        snprintf(hex + 8 * i, 9, "%08x", h[i]);
-    assert_string_equal(hex, want);
-}
-
-static void sha256_gives_the_published_values(void **state)
-{
-    (void)state;
-    char letters[1000];
-    memset(letters, 'a', sizeof letters);
-    hash_is("", 0, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-    hash_is("abc", 3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-    hash_is("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 56,
-            "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
-    hash_is(letters, 55, "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318");
-    hash_is(letters, 64, "ffe054fe7ae0cb6dc65c3af9b61d5209f439851db43d0ba5997337df154668eb");
-    hash_is(letters, 1000, "41edece42d63e8d9bf515a9ba6932e1c20cbc9f5a5d134645adb5db1b9737ea3");
-}
-
 static void a_template_of_another_model_is_noticed(void **state)
 {
     (void)state;
@@ -233,7 +208,6 @@ int main(void)
         cmocka_unit_test(messages_can_be_built_without_json),
         cmocka_unit_test(malformed_conversations_are_refused_by_number),
         cmocka_unit_test(running_out_of_memory_is_reported),
-        cmocka_unit_test(sha256_gives_the_published_values),
         cmocka_unit_test(a_template_of_another_model_is_noticed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,11 +9,11 @@
 #include <string.h>
 
 #include "collate/image_processor.h"
+#include "collate/sha256.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "core/log.h"
 #include "data/image_resize.h"
-#include "tests/support/sha256.h"
 
 static const q3_vision_spec SPEC = { 16, 2, 2, 4096, 65536, { 0.5, 0.5, 0.5 }, { 0.5, 0.5, 0.5 } };
 
@@ -144,8 +144,8 @@ static void resized_pixels_equal_pillow_and_torchvision(void **state)
     for_each_line("tests/golden/vectors/qwen3-vl-image-resize.jsonl", 20, one_picture);
 }
 
-/* tests/golden/formats/images (Pillow 13.0, transformers 5.17, torchvision 0.26): `.rgb` are the decoded pixels, so
- * this does not depend on the decoders. */
+/* tests/golden/formats/images (Pillow 13.0, transformers 5.17, torchvision 0.26): `.rgb` are the decoded
+ * pixels, so this does not depend on the decoders. */
 static void one_golden(const cJSON *v)
 {
     char path[300];
@@ -342,17 +342,9 @@ static void callers_bounds_are_checked(void **state)
     assert_int_equal(s.max_pixels, 262144);
 }
 
-static void sha256_knows_its_test_vectors(void **state)
-{
-    (void)state;
-    assert_sha256("", 0, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-    assert_sha256("abc", 3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sha256_knows_its_test_vectors),
         cmocka_unit_test(sizes_equal_the_reference),
         cmocka_unit_test(resized_pixels_equal_pillow_and_torchvision),
         cmocka_unit_test(patches_equal_the_reference),

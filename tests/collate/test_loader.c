@@ -321,7 +321,8 @@ static void a_sample_that_cannot_be_read_is_a_status_too(void **state)
     q3_dataset_close(ds);
 }
 
-/* Each request for memory fails once, in the creation, in a worker or not at all: never a hang, never a leak. */
+/* Each request for memory fails once, in the creation, in a worker or not at all: never a hang, never a
+ * leak. */
 static void running_out_of_memory_is_a_status(void **state)
 {
     (void)state;

@@ -356,7 +356,7 @@ static void the_policies_decide_what_becomes_of_long_samples(void **state)
         { 0, 85, 85, 85 }, { 86, 85, 85, 85 }, { 85, 85, 85, 85 }, { 84, -1, 0, 84 }, { 83, -1, 0, 83 },
         { 76, -1, 0, 76 },                                                           // inside the target
         { 75, -1, 0, -1 }, { 67, -1, 0, -1 },                                        // no target left
-        { 57, -1, 0, -1 }, { 20, -1, 0, -1 },  { 3, -1, 0, -1 },   { 1, -1, 0, -1 }, // into or before the picture
+        { 57, -1, 0, -1 }, { 20, -1, 0, -1 }, { 3, -1, 0, -1 },   { 1, -1, 0, -1 }, // in or before the picture
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         assert_int_equal(kept(Q3_OVERFLOW_ERROR, table[i].max_length), table[i].error);
