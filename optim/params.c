@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-// `word` as a whole component of a dotted name.
+/* `word` as a whole component of a dotted name. */
 static bool has_component(const char *name, const char *word)
 {
     size_t n = strlen(word);
@@ -14,7 +14,7 @@ static bool has_component(const char *name, const char *word)
     return false;
 }
 
-// `tail` at the end of some component.
+/* `tail` at the end of some component. */
 static bool ends_component(const char *name, const char *tail)
 {
     size_t n = strlen(tail);

@@ -1,4 +1,5 @@
-/* optim/params.h - what an optimizer sees of the trainable parameters: one flat buffer, a table of tensors. */
+/* optim/params.h - what an optimizer sees of the trainable parameters: one flat buffer, a table of
+ * tensors. */
 #ifndef Q3_OPTIM_PARAMS_H
 #define Q3_OPTIM_PARAMS_H
 

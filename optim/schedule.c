@@ -18,8 +18,7 @@ static double factor(const q3_schedule *s, int64_t done)
         return 1;
     if (s->kind == Q3_SCHEDULE_LINEAR)
         return fmax(0, (double)(total - done) / at_least_one(total - w));
-    // In Python's order of operations, which the last bit depends on: cos(pi * cycles * 2 * progress), cycles
-    // 1/2.
+    // Python's order of operations, which the last bit depends on: cos(pi * 0.5 cycles * 2 * progress)
     double progress = (double)(done - w) / at_least_one(total - w);
     double cosine = 0.5 * (1.0 + cos(3.141592653589793 * 0.5 * 2.0 * progress));
     if (s->kind == Q3_SCHEDULE_COSINE_WITH_MIN_LR)
