@@ -106,4 +106,22 @@ static const float q3_fp4_values[16] = {
     -0.0f, -0.005208333333f, -0.66666667f, -1.0f, -0.33333333f, -0.5f, -0.16666667f, -0.25f,
 };
 
+/* Element i of a weight's flat index, as f32. */
+static inline float q3_weight_at(const q3_weight *w, int64_t i)
+{
+    switch (w->dtype) {
+    case Q3_BF16:
+        return q3_bf16_to_f32(((const uint16_t *)w->data)[i]);
+    case Q3_F16:
+        return q3_f16_to_f32(((const uint16_t *)w->data)[i]);
+    case Q3_NF4:
+    case Q3_FP4: {
+        int code = ((const uint8_t *)w->data)[i / 2] >> (i % 2 ? 0 : 4) & 15;
+        return (w->dtype == Q3_NF4 ? q3_nf4_values : q3_fp4_values)[code] * w->absmax[i / w->block];
+    }
+    default:
+        return ((const float *)w->data)[i];
+    }
+}
+
 #endif

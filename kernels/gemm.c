@@ -10,31 +10,10 @@ q3_gemm_scratch *q3_gemm_own_scratch(void)
     return &own;
 }
 
-static float four_bit(const q3_weight *w, int64_t i)
-{
-    uint8_t byte = ((const uint8_t *)w->data)[i / 2];
-    const float *values = w->dtype == Q3_NF4 ? q3_nf4_values : q3_fp4_values;
-    return values[i % 2 ? byte & 15 : byte >> 4] * w->absmax[i / w->block];
-}
-
-static float element(const q3_weight *w, int64_t i)
-{
-    switch (w->dtype) {
-    case Q3_F32:
-        return ((const float *)w->data)[i];
-    case Q3_BF16:
-        return q3_bf16_to_f32(((const uint16_t *)w->data)[i]);
-    case Q3_F16:
-        return q3_f16_to_f32(((const uint16_t *)w->data)[i]);
-    default:
-        return four_bit(w, i);
-    }
-}
-
 void q3_weight_row(float *out, const q3_weight *w, int64_t row, int64_t cols, int64_t begin, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        out[i] = element(w, row * cols + begin + i);
+        out[i] = q3_weight_at(w, row * cols + begin + i);
 }
 
 static int64_t least(int64_t a, int64_t b)

@@ -8,23 +8,6 @@ static void parallel(int64_t n, int64_t grain, q3_job *job, const void *arg)
     q3_parallel(n, grain, job, (void *)(uintptr_t)arg);
 }
 
-static float element(const q3_weight *w, int64_t i)
-{
-    switch (w->dtype) {
-    case Q3_BF16:
-        return q3_bf16_to_f32(((const uint16_t *)w->data)[i]);
-    case Q3_F16:
-        return q3_f16_to_f32(((const uint16_t *)w->data)[i]);
-    case Q3_NF4:
-    case Q3_FP4: {
-        int code = ((const uint8_t *)w->data)[i / 2] >> (i % 2 ? 0 : 4) & 15;
-        return (w->dtype == Q3_NF4 ? q3_nf4_values : q3_fp4_values)[code] * w->absmax[i / w->block];
-    }
-    default:
-        return ((const float *)w->data)[i];
-    }
-}
-
 /* y = beta y + factor x over n elements; x NULL stands for zeros. */
 static void blend(float *y, float beta, float factor, const float *x, int64_t n)
 {
@@ -50,7 +33,7 @@ static void blend_weight(float *y, float beta, float factor, const q3_weight *x,
         return;
     }
     for (int64_t c = 0; c < n; c++)
-        y[c] = (beta == 0 ? 0 : y[c]) + factor * element(x, first + c);
+        y[c] = (beta == 0 ? 0 : y[c]) + factor * q3_weight_at(x, first + c);
 }
 
 static void take_rows(void *arg, int64_t begin, int64_t end, int thread)
