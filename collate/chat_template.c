@@ -291,14 +291,20 @@ void q3_chat_free(q3_chat *chat)
 
 /* ---- is the model's template the one written out above? ---- */
 
-/* SHA-256 of the chat_template.jinja of Qwen/Qwen3-VL-4B-Instruct and its sisters, 5292 bytes. */
-static const char known_template[] = "3636d0f0bd6bef02654cdffdc447b79cb2cef8ab02cc75267345946291a489e4";
+/* SHA-256 of chat_template.jinja. */
+static const char *const known_templates[] = {
+    "3636d0f0bd6bef02654cdffdc447b79cb2cef8ab02cc75267345946291a489e4", // Qwen3-VL-*-Instruct
+    "691707dd7d99426f0a02b4543f88a0265377fbb903945314a386f69cb7bae881", // assets/tiny-base: the same without tools
+};
 
 static bool is_known(const char *text, size_t n)
 {
     char hex[65];
     q3_sha256_hex(hex, text, n);
-    return strcmp(hex, known_template) == 0;
+    for (size_t i = 0; i < sizeof known_templates / sizeof *known_templates; i++)
+        if (strcmp(hex, known_templates[i]) == 0)
+            return true;
+    return false;
 }
 
 enum { TEMPLATE_LIMIT = 16 << 20 }; // bytes of a file that holds a template

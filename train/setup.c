@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "collate/chat_template.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "data/imagefolder.h"
@@ -87,6 +88,10 @@ static q3_status open_collator(q3_trainer *t)
         return q3_fail(Q3_ERR_MODEL, "%s: a text-only model; vision fine-tuning needs a Qwen3-VL model",
                        c->model.path);
     Q3_TRY(q3_tokenizer_open(&t->tokenizer, c->model.path));
+    if (!q3_chat_template_known(c->model.path))
+        q3_warn("%s: its chat template is not that of Qwen3-VL-Instruct, which this program writes out; the model may "
+                "expect another form",
+                c->model.path);
     Q3_TRY(q3_collator_init(&t->collator, c->model.path, t->tokenizer, m->image_token, m->video_token,
                             m->text.vocab_size));
     int64_t min = c->data.min_pixels, max = c->data.max_pixels;

@@ -307,10 +307,10 @@ static void config_show_tells_the_origin_and_its_json_loads_again(void **state)
 {
     (void)state;
     answer a;
-    run_program(&a, "config show --config configs/sarcasm.json train.max_steps=20 --train.seed 3");
+    run_program(&a, "config show --config configs/sarcasm.json train.max_steps=60 --train.seed 3");
     assert_int_equal(a.code, 0);
     assert_non_null(
-        strstr(a.out, "train.max_steps                          = 20                        # override\n"));
+        strstr(a.out, "train.max_steps                          = 60                        # override\n"));
     assert_non_null(
         strstr(a.out, "train.seed                               = 3                         # option\n"));
     assert_non_null(strstr(a.out, "# configs/sarcasm.json:4\n"));

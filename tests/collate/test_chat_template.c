@@ -189,6 +189,7 @@ static void a_template_of_another_model_is_noticed(void **state)
     assert_int_equal(q3_dir_create(dir), Q3_OK);
     assert_true(q3_chat_template_known(dir));                             // none at all
     assert_false(q3_chat_template_known("tests/golden/tokenizer/small")); // in tokenizer_config.json
+    assert_true(q3_chat_template_known("assets/tiny-base"));
     char *path = q3_path_join(dir, "chat_template.jinja");
     assert_int_equal(q3_file_write(path, "{{ messages }}", 14), Q3_OK);
     assert_false(q3_chat_template_known(dir));
