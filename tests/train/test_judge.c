@@ -119,7 +119,7 @@ static void refused(const char *const *more, int code, const char *sentence)
     q3_process p = judge(more);
     q3_run_expect(&p, code);
     assert_string_equal(p.out, "");
-    if (strncmp(p.err, sentence, strlen(sentence)) != 0)
+    if (!strstr(p.err, sentence)) // a warning about the chat template stands before it
         fail_msg("want: %s\ngot: %s", sentence, p.err);
     q3_process_free(&p);
 }
