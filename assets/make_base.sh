@@ -1,6 +1,7 @@
 #!/bin/sh
 # How assets/tiny-base was made: three stages of training every weight of a random start on questions about drawn scenes
-# (configs/pretrain-tiny.json). A quarter of an hour on two cores with AVX-512; elsewhere the last bits differ.
+# (configs/pretrain-tiny.json). Some 15 minutes on two idle cores with AVX-512, by its step times; elsewhere the last bits
+# differ.
 # usage: sh assets/make_base.sh [OUT_DIR]       the base is then in OUT_DIR/stage-3/model
 set -eu
 cd "$(dirname "$0")/.."
@@ -17,10 +18,10 @@ stage() { # number, pictures, first seed, further settings
 }
 
 stage 1 40000 100000000
-# The next ones start from the f32 weights of the former. The last one keeps its learning rate up: a base that is
-# stopped warm takes to a new task more easily than one that was annealed to the end.
+# The next ones start from the f32 weights of the former; the last one keeps its learning rate up (docs/demo.md).
 stage 2 20000 140000000 model.init=pretrained model.path="$out/stage-1/checkpoint-5000/model" train.max_steps=2500 \
     train.learning_rate=1e-3 train.warmup_steps=50
+cp assets/tiny-base/config.json "$out/stage-2/checkpoint-2500/model/" # it names bfloat16: what the last model is written in
 stage 3 20000 160000000 model.init=pretrained model.path="$out/stage-2/checkpoint-2500/model" train.max_steps=1000 \
     train.lr_scheduler_type=constant_with_warmup "~train.min_lr_rate" train.learning_rate=1e-3 train.warmup_steps=50
 echo "the base: $out/stage-3/model"
