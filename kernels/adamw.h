@@ -17,6 +17,8 @@
 
 #include <stdint.h>
 
+#include "kernels/cuda.h"
+
 enum { Q3_ADAMW_BLOCK = 256 }; /* elements that share one absmax */
 
 typedef struct q3_adamw_args {
@@ -47,5 +49,10 @@ void q3_adamw_8bit_cpu(const q3_adamw_args *a);
 
 /* Index of the entry nearest to x of a map sorted upwards; half way the even index; NaN gives 0. */
 uint8_t q3_dynamic_map_index(const float map[256], float x);
+
+/* On the device; see kernels/cuda.h. */
+void q3_adamw_cuda(const q3_adamw_args *a, q3_cuda *cuda);
+void q3_adamw_bnb_cuda(const q3_adamw_args *a, q3_cuda *cuda);
+void q3_adamw_8bit_cuda(const q3_adamw_args *a, q3_cuda *cuda);
 
 #endif

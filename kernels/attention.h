@@ -29,28 +29,32 @@
 #include <stdint.h>
 
 #include "kernels/cpu.h"
+#include "kernels/cuda.h"
+#include "kernels/dtype.h"
 #include "kernels/pool.h"
 
 enum { Q3_ATTENTION_MAX_D = 256 };
 
 typedef struct q3_attention_args {
-    float *o;                /* [T, heads D] */
+    void *o;                 /* [T, heads D] */
     float *lse;              /* [T, heads]: L; NULL when not wanted */
-    const float *q;          /* [T, heads D] */
-    const float *k, *v;      /* [S, kv_heads D] */
+    const void *q;           /* [T, heads D] */
+    const void *k, *v;       /* [S, kv_heads D] */
     const int64_t *segments; /* host, [n_segments, 4]: first query, queries, first key, keys */
+    const int64_t *device_segments; /* the same on the device; not looked at on the CPU */
     int64_t n_segments;
     int heads, kv_heads, head_size;
     float scale;
     bool causal;
+    q3_dtype dtype; /* of all but lse and delta, which are f32 */
 } q3_attention_args;
 
 typedef struct q3_attention_backward_args {
     q3_attention_args f;             /* o and lse as forward left them; only read */
-    const float *dout;               /* [T, heads D] */
+    const void *dout;                /* [T, heads D] */
     float *delta;                    /* [T, heads]: scratch */
     int64_t queries, keys;           /* T and S */
-    float *dq, *dk, *dv;             /* like q, k, v; NULL when not wanted */
+    void *dq, *dk, *dv;              /* like q, k, v; NULL when not wanted */
     float dq_beta, dk_beta, dv_beta; /* 0 overwrites all rows, those of no segment with zero; 1 adds */
 } q3_attention_backward_args;
 
@@ -66,5 +70,9 @@ static inline int64_t q3_attention_visible(bool causal, int64_t q_len, int64_t k
     int64_t n = causal ? kv_len - q_len + i + 1 : kv_len;
     return n < 0 ? 0 : n;
 }
+
+/* On the device; see kernels/cuda.h. */
+void q3_attention_forward_cuda(const q3_attention_args *a, q3_cuda *cuda);
+void q3_attention_backward_cuda(const q3_attention_backward_args *a, q3_cuda *cuda);
 
 #endif

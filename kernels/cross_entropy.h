@@ -16,15 +16,18 @@
 #include <stdint.h>
 
 #include "kernels/cpu.h"
+#include "kernels/cuda.h"
+#include "kernels/dtype.h"
 
 typedef struct q3_cross_entropy_args {
     double *loss;           /* [R], or NULL */
-    float *logits;          /* [R, V]; overwritten, by the gradient if that is wanted */
+    void *logits;           /* [R, V]; overwritten, by the gradient if that is wanted */
     const int32_t *targets; /* [R], in [0, V) */
     int64_t R, V;
     bool gradient;
     float scale;
     const float *seed; /* one value: the gradient of the loss; NULL for 1 */
+    q3_dtype dtype;    /* of the logits */
 } q3_cross_entropy_args;
 
 typedef struct q3_cross_entropy_total_args {
@@ -36,11 +39,12 @@ typedef struct q3_cross_entropy_total_args {
 
 /* dx = beta dx + seed saved, over n elements */
 typedef struct q3_cross_entropy_spread_args {
-    float *dx;          /* [n], not read when beta is 0 */
-    const float *saved; /* [n] */
+    void *dx;           /* [n], not read when beta is 0 */
+    const void *saved;  /* [n] */
     const float *seed;  /* one value */
     int64_t n;
     float beta;
+    q3_dtype dtype; /* of dx and saved */
 } q3_cross_entropy_spread_args;
 
 void q3_cross_entropy_rows_cpu(const q3_cross_entropy_args *a);
@@ -49,5 +53,10 @@ void q3_cross_entropy_spread_cpu(const q3_cross_entropy_spread_args *a);
 
 Q3_DECLARE_SIMD(q3_cross_entropy_rows, q3_cross_entropy_args);
 Q3_DECLARE_SIMD(q3_cross_entropy_spread, q3_cross_entropy_spread_args);
+
+/* On the device; see kernels/cuda.h. */
+void q3_cross_entropy_rows_cuda(const q3_cross_entropy_args *a, q3_cuda *cuda);
+void q3_cross_entropy_total_cuda(const q3_cross_entropy_total_args *a, q3_cuda *cuda);
+void q3_cross_entropy_spread_cuda(const q3_cross_entropy_spread_args *a, q3_cuda *cuda);
 
 #endif

@@ -15,17 +15,23 @@
 #include <stdint.h>
 
 #include "kernels/cpu.h"
+#include "kernels/cuda.h"
+#include "kernels/dtype.h"
 
 typedef struct q3_dropout_args {
-    float *y;       /* [n] */
-    const float *x; /* [n] */
+    void *y;       /* [n] */
+    const void *x; /* [n] */
     int64_t n;
     float p, beta; /* 0 <= p < 1 */
     uint32_t key[2], counter[4];
+    q3_dtype dtype; /* of x and y */
 } q3_dropout_args;
 
 void q3_dropout_forward_cpu(const q3_dropout_args *a);
 
 Q3_DECLARE_SIMD(q3_dropout_forward, q3_dropout_args);
+
+/* On the device; see kernels/cuda.h. */
+void q3_dropout_forward_cuda(const q3_dropout_args *a, q3_cuda *cuda);
 
 #endif

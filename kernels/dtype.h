@@ -18,12 +18,21 @@ typedef enum q3_dtype {
     Q3_DTYPES
 } q3_dtype;
 
+/* Scales of 4-bit blocks in 8 bits: absmax_b = fl(fl(map[codes_b] * scale[b / 256]) + offset). */
+typedef struct q3_nested {
+    const uint8_t *codes; /* one a block; NULL: not nested */
+    const float *scale;   /* one a group of 256 blocks */
+    const float *map;     /* [256] */
+    float offset;
+} q3_nested;
+
 /* A matrix operand [rows, cols], row-major, in whatever form it is stored. Borrowed pointers. */
 typedef struct q3_weight {
     const void *data;
     q3_dtype dtype;      /* F32, BF16, F16, NF4, FP4 */
     int block;           /* NF4, FP4: elements per absmax, along the flat index (blocks straddle rows) */
     const float *absmax; /* NF4, FP4: [ceil(rows*cols / block)], double quantization already undone */
+    q3_nested nested;    /* CUDA, where absmax is NULL: the scales as double quantization stores them */
 } q3_weight;
 
 /* Bytes of n elements; NF4 and FP4: (n + 1) / 2. */

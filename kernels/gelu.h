@@ -15,15 +15,18 @@
 #include <stdint.h>
 
 #include "kernels/cpu.h"
+#include "kernels/cuda.h"
+#include "kernels/dtype.h"
 #include "kernels/pool.h"
 
 typedef struct q3_gelu_args {
-    float *y;        /* [n]; backward: dx */
-    const float *x;  /* [n] */
-    const float *dy; /* [n], backward */
+    void *y;        /* [n]; backward: dx */
+    const void *x;  /* [n] */
+    const void *dy; /* [n], backward */
     int64_t n;
     bool tanh_form;
-    float beta; /* backward: 0 overwrites dx, 1 adds */
+    float beta;     /* backward: 0 overwrites dx, 1 adds */
+    q3_dtype dtype; /* of x, y and dy */
 } q3_gelu_args;
 
 void q3_gelu_forward_cpu(const q3_gelu_args *a);
@@ -31,5 +34,9 @@ void q3_gelu_backward_cpu(const q3_gelu_args *a);
 
 Q3_DECLARE_SIMD(q3_gelu_forward, q3_gelu_args);
 Q3_DECLARE_SIMD(q3_gelu_backward, q3_gelu_args);
+
+/* On the device; see kernels/cuda.h. */
+void q3_gelu_forward_cuda(const q3_gelu_args *a, q3_cuda *cuda);
+void q3_gelu_backward_cuda(const q3_gelu_args *a, q3_cuda *cuda);
 
 #endif

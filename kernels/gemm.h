@@ -30,6 +30,7 @@
 #define Q3_KERNELS_GEMM_H
 
 #include "kernels/cpu.h"
+#include "kernels/cuda.h"
 #include "kernels/dtype.h"
 
 enum {
@@ -39,31 +40,34 @@ enum {
 };
 
 typedef struct q3_gemm_nt_args {
-    float *y;          /* [M, N], rows ldy apart */
-    const float *x;    /* [M, K], rows ldx apart */
+    void *y;           /* [M, N], rows ldy apart */
+    const void *x;     /* [M, K], rows ldx apart */
     q3_weight w;       /* [N, K] */
     const float *bias; /* [N] or NULL */
     int64_t M, N, K;
     int64_t ldy, ldx; /* 0: dense */
     float alpha, beta;
+    q3_dtype dtype; /* of x and y; the bias is f32 */
 } q3_gemm_nt_args;
 
 typedef struct q3_gemm_nn_args {
-    float *y;       /* [M, K], rows ldy apart */
-    const float *x; /* [M, N], rows ldx apart */
-    q3_weight w;    /* [N, K] */
+    void *y;       /* [M, K], rows ldy apart */
+    const void *x; /* [M, N], rows ldx apart */
+    q3_weight w;   /* [N, K] */
     int64_t M, N, K;
     int64_t ldy, ldx; /* 0: dense */
     float alpha, beta;
+    q3_dtype dtype; /* of x and y */
 } q3_gemm_nn_args;
 
 typedef struct q3_gemm_tn_args {
-    float *y;       /* [N, K], rows ldy apart */
-    const float *x; /* [M, N], rows ldx apart */
-    const float *z; /* [M, K], rows ldz apart */
+    float *y;      /* [N, K], rows ldy apart: a parameter's gradient, always f32 */
+    const void *x; /* [M, N], rows ldx apart */
+    const void *z; /* [M, K], rows ldz apart */
     int64_t M, N, K;
     int64_t ldy, ldx, ldz; /* 0: dense */
     float alpha, beta;
+    q3_dtype dtype; /* of x and z */
 } q3_gemm_tn_args;
 
 void q3_gemm_nt_cpu(const q3_gemm_nt_args *a);
@@ -86,5 +90,10 @@ typedef struct q3_gemm_scratch {
     float tile[16 * 32];                           /* a tile of Y at an edge */
 } q3_gemm_scratch;
 q3_gemm_scratch *q3_gemm_own_scratch(void);
+
+/* On the device; see kernels/cuda.h. */
+void q3_gemm_nt_cuda(const q3_gemm_nt_args *a, q3_cuda *cuda);
+void q3_gemm_nn_cuda(const q3_gemm_nn_args *a, q3_cuda *cuda);
+void q3_gemm_tn_cuda(const q3_gemm_tn_args *a, q3_cuda *cuda);
 
 #endif

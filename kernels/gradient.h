@@ -9,6 +9,8 @@
 
 #include <stdint.h>
 
+#include "kernels/cuda.h"
+
 typedef struct q3_gradient_args {
     float *g;             /* flat buffer; read by sum_squares, scaled in place by scale */
     int64_t n;            /* scale: elements of the buffer */
@@ -21,5 +23,9 @@ typedef struct q3_gradient_args {
 
 void q3_gradient_sum_squares_cpu(const q3_gradient_args *a); /* runs are spread over threads */
 void q3_gradient_scale_cpu(const q3_gradient_args *a);
+
+/* On the device; see kernels/cuda.h. */
+void q3_gradient_sum_squares_cuda(const q3_gradient_args *a, q3_cuda *cuda);
+void q3_gradient_scale_cuda(const q3_gradient_args *a, q3_cuda *cuda);
 
 #endif

@@ -4,13 +4,20 @@
 
 #include <stdint.h>
 
+#include "kernels/cuda.h"
+#include "kernels/dtype.h"
+
 typedef struct q3_kv_append_args {
-    float *slab;         /* [S, C] */
-    const float *x;      /* [T, C] */
+    void *slab;          /* [S, C] */
+    const void *x;       /* [T, C] */
     const int32_t *rows; /* [T], each in [0, S) */
     int64_t T, C;
+    q3_dtype dtype; /* of slab and x */
 } q3_kv_append_args;
 
 void q3_kv_append_cpu(const q3_kv_append_args *a);
+
+/* On the device; see kernels/cuda.h. */
+void q3_kv_append_cuda(const q3_kv_append_args *a, q3_cuda *cuda);
 
 #endif

@@ -17,27 +17,32 @@
 #include <stdint.h>
 
 #include "kernels/cpu.h"
+#include "kernels/cuda.h"
+#include "kernels/dtype.h"
 #include "kernels/pool.h"
 
 enum { Q3_LAYERNORM_RUN = 64 };
 
 typedef struct q3_layernorm_args {
-    float *y;           /* [rows, C] */
+    void *y;            /* [rows, C] */
     float *m, *r;       /* [rows], NULL when not wanted */
-    const float *x;     /* [rows, C] */
+    const void *x;      /* [rows, C] */
     const float *w, *b; /* [C] */
     int64_t rows, C;
     float eps;
+    q3_dtype dtype; /* of x and y */
 } q3_layernorm_args;
 
 typedef struct q3_layernorm_backward_args {
-    float *dx, *dw, *db; /* [rows, C], [C], [C]; NULL when not wanted */
-    const float *dy, *x; /* [rows, C] */
-    const float *m, *r;  /* [rows], from forward */
-    const float *w;      /* [C] */
-    float *partial;      /* [ceil(rows / Q3_LAYERNORM_RUN), 2, C]: scratch, where dw or db is wanted */
+    void *dx;           /* [rows, C]; NULL when not wanted */
+    float *dw, *db;     /* [C]; NULL when not wanted */
+    const void *dy, *x; /* [rows, C] */
+    const float *m, *r; /* [rows], from forward */
+    const float *w;     /* [C] */
+    float *partial;     /* [ceil(rows / Q3_LAYERNORM_RUN), 2, C]: scratch, where dw or db is wanted */
     int64_t rows, C;
     float dx_beta, dw_beta, db_beta; /* 0 overwrites, 1 adds */
+    q3_dtype dtype;                  /* of x, dx and dy */
 } q3_layernorm_backward_args;
 
 void q3_layernorm_forward_cpu(const q3_layernorm_args *a);
@@ -45,5 +50,9 @@ void q3_layernorm_backward_cpu(const q3_layernorm_backward_args *a);
 
 Q3_DECLARE_SIMD(q3_layernorm_forward, q3_layernorm_args);
 Q3_DECLARE_SIMD(q3_layernorm_backward, q3_layernorm_backward_args);
+
+/* On the device; see kernels/cuda.h. */
+void q3_layernorm_forward_cuda(const q3_layernorm_args *a, q3_cuda *cuda);
+void q3_layernorm_backward_cuda(const q3_layernorm_backward_args *a, q3_cuda *cuda);
 
 #endif

@@ -26,6 +26,7 @@
 #include <stdbool.h>
 
 #include "kernels/cpu.h"
+#include "kernels/cuda.h"
 #include "kernels/dtype.h"
 
 enum { Q3_NF4_GROUP = 256 }; /* scales per group of the double quantization: the one size bitsandbytes has */
@@ -49,6 +50,7 @@ typedef struct q3_nf4_dequantize_args {
     q3_dtype dtype; /* of w: F32, BF16, F16 (rounded to nearest even) */
     const uint8_t *packed;
     const float *absmax; /* [ceil(n / block)] */
+    q3_nested nested;    /* CUDA: in place of absmax where that is NULL */
     q3_dtype code;
     int block;
     int64_t n;
@@ -75,5 +77,13 @@ typedef struct q3_nf4_steps {
     uint8_t nibble[16];
 } q3_nf4_steps;
 const q3_nf4_steps *q3_nf4_steps_of(q3_dtype code);
+
+/* On the device; see kernels/cuda.h. */
+void q3_nf4_quantize_cuda(const q3_nf4_quantize_args *a, q3_cuda *cuda);
+void q3_nf4_dequantize_cuda(const q3_nf4_dequantize_args *a, q3_cuda *cuda);
+
+/* As the CPU's, to the bit, all arrays on the device; the mean is left in *offset [1], on the device too. */
+void q3_nf4_nest_cuda(uint8_t *codes, float *scale, float *offset, const float *absmax, int64_t blocks, q3_cuda *cuda);
+void q3_nf4_unnest_cuda(float *absmax, const q3_nested *nested, int64_t blocks, q3_cuda *cuda);
 
 #endif

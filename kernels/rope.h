@@ -13,20 +13,26 @@
 #include <stdint.h>
 
 #include "kernels/cpu.h"
+#include "kernels/cuda.h"
+#include "kernels/dtype.h"
 #include "kernels/pool.h"
 
 typedef struct q3_rope_args {
-    float *y;             /* [T, heads D] */
-    const float *x;       /* [T, heads D] */
+    void *y;              /* [T, heads D] */
+    const void *x;        /* [T, heads D] */
     const float *cos_sin; /* [T, D]: D/2 cosines, then D/2 sines */
     int64_t T;
     int heads, D;
     bool inverse;
-    float beta; /* 0 overwrites y, 1 adds */
+    float beta;     /* 0 overwrites y, 1 adds */
+    q3_dtype dtype; /* of x and y; the table is f32 */
 } q3_rope_args;
 
 void q3_rope_rotate_cpu(const q3_rope_args *a);
 
 Q3_DECLARE_SIMD(q3_rope_rotate, q3_rope_args);
+
+/* On the device; see kernels/cuda.h. */
+void q3_rope_rotate_cuda(const q3_rope_args *a, q3_cuda *cuda);
 
 #endif

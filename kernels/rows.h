@@ -18,53 +18,59 @@
 
 #include <stdbool.h>
 
+#include "kernels/cuda.h"
 #include "kernels/dtype.h"
 #include "kernels/pool.h"
 
 typedef struct q3_take_rows_args {
-    float *y;             /* [n, C] */
+    void *y;              /* [n, C] */
     q3_weight x;          /* [.., C] */
     const int32_t *index; /* [n] */
     int64_t n, C;
     float beta;
+    q3_dtype dtype; /* of y */
 } q3_take_rows_args;
 
 typedef struct q3_spread_rows_args {
-    float *y;             /* [rows, C] */
-    const float *x;       /* [n, C] */
+    void *y;              /* [rows, C] */
+    const void *x;        /* [n, C] */
     const int32_t *index; /* [n] */
     int64_t n, C, rows;
     int32_t skip; /* this index receives nothing; -1 for none */
     float beta;
+    q3_dtype dtype, y_dtype; /* of x; of y: f32 where it is a parameter's gradient */
 } q3_spread_rows_args;
 
 typedef struct q3_put_rows_args {
-    float *y;             /* [T, C]; put_rows_backward: dx */
-    const float *x;       /* [T, C]; put_rows_backward: dy */
-    const float *s;       /* [n, C]; put_rows_backward: unused */
+    void *y;              /* [T, C]; put_rows_backward: dx */
+    const void *x;        /* [T, C]; put_rows_backward: dy */
+    const void *s;        /* [n, C]; put_rows_backward: unused */
     const int32_t *index; /* [n], distinct */
     int64_t T, C, n;
     bool add;       /* += s in place of = s */
     float beta;     /* put_rows_backward */
     uint8_t *taken; /* [T], put_rows_backward: scratch */
+    q3_dtype dtype; /* of x, y and s */
 } q3_put_rows_args;
 
 typedef struct q3_columns_args {
-    float *y;       /* [T, n], rows y_stride apart */
-    const float *x; /* [T, n], rows x_stride apart; NULL for zeros */
-    int64_t T, n, y_stride, x_stride;
+    void *y;       /* [T, n], rows y_stride apart, from column y_begin on */
+    const void *x; /* [T, n], rows x_stride apart, from column x_begin on; NULL for zeros */
+    int64_t T, n, y_stride, x_stride, y_begin, x_begin;
     float beta;
+    q3_dtype dtype; /* of x and y */
 } q3_columns_args;
 
 typedef struct q3_interpolate_args {
-    float *y;             /* forward: [P, C] */
+    void *y;              /* forward: [P, C] */
     q3_weight table;      /* forward: [G, C] */
     float *dtable;        /* backward: [G, C] */
-    const float *dy;      /* backward: [P, C] */
+    const void *dy;       /* backward: [P, C] */
     const int32_t *taps;  /* [P, 4] */
     const float *weights; /* [P, 4] */
     int64_t P, C, G;
-    float beta; /* backward */
+    float beta;     /* backward */
+    q3_dtype dtype; /* of y and dy */
 } q3_interpolate_args;
 
 void q3_take_rows_cpu(const q3_take_rows_args *a);
@@ -74,5 +80,14 @@ void q3_put_rows_backward_cpu(const q3_put_rows_args *a);
 void q3_columns_cpu(const q3_columns_args *a);
 void q3_interpolate_forward_cpu(const q3_interpolate_args *a);
 void q3_interpolate_backward_cpu(const q3_interpolate_args *a);
+
+/* On the device; see kernels/cuda.h. */
+void q3_take_rows_cuda(const q3_take_rows_args *a, q3_cuda *cuda);
+void q3_spread_rows_cuda(const q3_spread_rows_args *a, q3_cuda *cuda);
+void q3_put_rows_forward_cuda(const q3_put_rows_args *a, q3_cuda *cuda);
+void q3_put_rows_backward_cuda(const q3_put_rows_args *a, q3_cuda *cuda);
+void q3_columns_cuda(const q3_columns_args *a, q3_cuda *cuda);
+void q3_interpolate_forward_cuda(const q3_interpolate_args *a, q3_cuda *cuda);
+void q3_interpolate_backward_cuda(const q3_interpolate_args *a, q3_cuda *cuda);
 
 #endif

@@ -11,19 +11,23 @@
 #include <stdint.h>
 
 #include "kernels/cpu.h"
+#include "kernels/cuda.h"
+#include "kernels/dtype.h"
 #include "kernels/pool.h"
 
 typedef struct q3_swiglu_args {
-    float *y;           /* [n] */
-    const float *a, *u; /* [n] */
+    void *y;           /* [n] */
+    const void *a, *u; /* [n] */
     int64_t n;
+    q3_dtype dtype; /* of all */
 } q3_swiglu_args;
 
 typedef struct q3_swiglu_backward_args {
-    float *da, *du;          /* [n], NULL when not wanted */
-    const float *dy, *a, *u; /* [n] */
+    void *da, *du;          /* [n], NULL when not wanted */
+    const void *dy, *a, *u; /* [n] */
     int64_t n;
     float da_beta, du_beta; /* 0 overwrites, 1 adds */
+    q3_dtype dtype;         /* of all */
 } q3_swiglu_backward_args;
 
 void q3_swiglu_forward_cpu(const q3_swiglu_args *a);
@@ -31,5 +35,9 @@ void q3_swiglu_backward_cpu(const q3_swiglu_backward_args *a);
 
 Q3_DECLARE_SIMD(q3_swiglu_forward, q3_swiglu_args);
 Q3_DECLARE_SIMD(q3_swiglu_backward, q3_swiglu_backward_args);
+
+/* On the device; see kernels/cuda.h. */
+void q3_swiglu_forward_cuda(const q3_swiglu_args *a, q3_cuda *cuda);
+void q3_swiglu_backward_cuda(const q3_swiglu_backward_args *a, q3_cuda *cuda);
 
 #endif
