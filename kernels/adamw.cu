@@ -3,6 +3,7 @@ extern "C" {
 }
 #include <math.h>
 
+#define Q3_DYNAMIC_MAP static __device__ const float
 #include "kernels/dynamic_map.h"
 #include "kernels/wide.cuh"
 

@@ -10,11 +10,8 @@
 #ifndef Q3_KERNELS_DYNAMIC_MAP_H
 #define Q3_KERNELS_DYNAMIC_MAP_H
 
-/* Included by a .cu file, the tables are the device's. */
-#ifdef __CUDACC__
-#define Q3_DYNAMIC_MAP static __device__ const float
-#else
-#define Q3_DYNAMIC_MAP static const float
+#ifndef Q3_DYNAMIC_MAP
+#define Q3_DYNAMIC_MAP static const float /* a .cu file may want the tables on the device */
 #endif
 
 Q3_DYNAMIC_MAP q3_dynamic_map_signed[256] = {

@@ -1,76 +1,81 @@
 extern "C" {
 #include "kernels/rows.h"
 }
+#include "kernels/nf4.cuh"
 #include "kernels/wide.cuh"
 
-/* Elements [at, at + N) of a weight, by the type S of what it stores. */
+/* Elements [at, at + N) of a weight, by how it is stored: S each, or 4-bit codes, whose book the block opens. */
 template <class S> struct plain_reader {
     const S *data;
-    template <int N> __device__ __forceinline__ void read(float (&v)[N], int64_t at) const { q3_load(v, data + at); }
+
+    __device__ __forceinline__ void open(float *) const {}
+    template <int N> __device__ __forceinline__ void read(float (&v)[N], int64_t at, const float *) const
+    {
+        q3_load(v, data + at);
+    }
 };
 
-/* NF4 and FP4; see q3_weight_at and q3_nested of kernels/dtype.h. */
 struct code_reader {
-    q3_weight w;
-    float values[16];
+    const uint8_t *packed;
+    q3_nf4_scales scales;
+    q3_nf4_book book;
 
-    __device__ __forceinline__ float absmax(int64_t block) const
+    __device__ __forceinline__ void open(float *values) const
     {
-        if (w.absmax)
-            return w.absmax[block];
-        return __fadd_rn(__fmul_rn(w.nested.map[w.nested.codes[block]], w.nested.scale[block / 256]), w.nested.offset);
+#pragma unroll
+        for (int i = 0; i < 16; i++) // an index that varies would copy the argument to the stack
+            if (threadIdx.x == 0)
+                values[i] = book.value[i];
+        __syncthreads();
     }
-    template <int N> __device__ __forceinline__ void read(float (&v)[N], int64_t at) const
+    template <int N> __device__ __forceinline__ void read(float (&v)[N], int64_t at, const float *values) const
     {
-        for (int i = 0; i < N; i++) {
-            int code = ((const uint8_t *)w.data)[(at + i) / 2] >> ((at + i) % 2 ? 0 : 4) & 15;
-            v[i] = values[code] * absmax((at + i) / w.block);
-        }
+        for (int i = 0; i < N; i++)
+            v[i] = values[q3_nibble(packed, at + i)] * q3_nf4_scale(scales, at + i);
     }
 };
 
-static code_reader read_codes(const q3_weight *w)
-{
-    code_reader reader;
-    reader.w = *w;
-    memcpy(reader.values, w->dtype == Q3_NF4 ? q3_nf4_values : q3_fp4_values, sizeof reader.values);
-    return reader;
-}
-
-/* Host: runs the statement with R for the type of a reader of the weight w, `reader` for one, and WIDE for the
- * elements to take at a time where rows are wide; 4-bit codes are taken one by one. */
-#define Q3_BY_WEIGHT(w_, T, R, WIDE, reader, statement)                                                      \
+/* Host: runs the statement with R for the type of a reader of the weight w_ and `reader` for one. */
+#define Q3_BY_WEIGHT(w_, R, reader, statement)                                                               \
     do {                                                                                                     \
         if ((w_)->dtype == Q3_BF16) {                                                                        \
             typedef plain_reader<q3_bf16> R;                                                                 \
-            enum { WIDE = q3_width<T>::elements };                                                           \
             const R reader = { (const q3_bf16 *)(w_)->data };                                                \
             statement;                                                                                       \
         } else if ((w_)->dtype == Q3_F16) {                                                                  \
             typedef plain_reader<q3_f16> R;                                                                  \
-            enum { WIDE = q3_width<T>::elements };                                                           \
             const R reader = { (const q3_f16 *)(w_)->data };                                                 \
             statement;                                                                                       \
         } else if ((w_)->dtype == Q3_F32) {                                                                  \
             typedef plain_reader<float> R;                                                                   \
-            enum { WIDE = q3_width<T>::elements };                                                           \
             const R reader = { (const float *)(w_)->data };                                                  \
             statement;                                                                                       \
         } else {                                                                                             \
             typedef code_reader R;                                                                           \
-            enum { WIDE = 1 };                                                                               \
-            const R reader = read_codes(w_);                                                                 \
+            const R reader = { (const uint8_t *)(w_)->data,                                                  \
+                               q3_nf4_scales_of((w_)->absmax, &(w_)->nested, (w_)->block),                   \
+                               q3_nf4_book_of((w_)->dtype) };                                                \
             statement;                                                                                       \
         }                                                                                                    \
     } while (0)
 
+/* Elements that a thread takes at a time where rows are wide; codes are taken one by one. */
+template <class T, class R> struct reading {
+    enum { elements = q3_width<T>::elements };
+};
+template <class T> struct reading<T, code_reader> {
+    enum { elements = 1 };
+};
+
 template <class T, int N, class R> static __global__ void take_rows(q3_take_rows_args a, R reader, int shift)
 {
+    Q3_SHARED(float, values, 16);
+    reader.open(values);
     for (int64_t i = q3_first() >> shift; i < a.n; i += q3_stride() >> shift) {
         const int64_t from = a.index[i] * a.C, to = i * a.C;
         for (int64_t c = q3_lane(shift) * N; c < a.C; c += N << shift) {
             float v[N];
-            reader.read(v, from + c);
+            reader.read(v, from + c, values);
             q3_store_to((T *)a.y + to + c, a.beta, v);
         }
     }
@@ -83,27 +88,35 @@ static void launch_take(const q3_take_rows_args *a, q3_cuda *cuda, const R &read
     Q3_LAUNCH(cuda, (take_rows<T, N, R>), q3_blocks(a->n << shift, Q3_THREADS), Q3_THREADS, 0, *a, reader, shift);
 }
 
-template <class T> static void launch_take(const q3_take_rows_args *a, q3_cuda *cuda)
+template <class T, class R> static void launch_take(const q3_take_rows_args *a, q3_cuda *cuda, const R &reader)
 {
-    const bool wide = q3_wide<T>(a->C, a->y, a->x.data);
-    Q3_BY_WEIGHT(&a->x, T, R, WIDE, reader,
-                 wide ? launch_take<T, WIDE, R>(a, cuda, reader) : launch_take<T, 1, R>(a, cuda, reader));
+    if (q3_wide<T>(a->C, a->y, a->x.data))
+        launch_take<T, reading<T, R>::elements>(a, cuda, reader);
+    else
+        launch_take<T, 1>(a, cuda, reader);
+}
+
+template <class T> static void take(const q3_take_rows_args *a, q3_cuda *cuda)
+{
+    Q3_BY_WEIGHT(&a->x, R, reader, (launch_take<T, R>(a, cuda, reader)));
 }
 
 void q3_take_rows_cuda(const q3_take_rows_args *a, q3_cuda *cuda)
 {
     if (a->n > 0)
-        Q3_BY_TYPE(a->dtype, T, launch_take<T>(a, cuda));
+        Q3_BY_TYPE(a->dtype, T, take<T>(a, cuda));
 }
 
 template <class T, int N, class R> static __global__ void interpolate(q3_interpolate_args a, R reader, int shift)
 {
+    Q3_SHARED(float, values, 16);
+    reader.open(values);
     for (int64_t p = q3_first() >> shift; p < a.P; p += q3_stride() >> shift)
         for (int64_t c = q3_lane(shift) * N; c < a.C; c += N << shift) {
             float sum[N], v[N];
             for (int k = 0; k < 4; k++) {
                 const float weight = a.weights[4 * p + k];
-                reader.read(v, a.taps[4 * p + k] * a.C + c);
+                reader.read(v, a.taps[4 * p + k] * a.C + c, values);
                 for (int i = 0; i < N; i++)
                     sum[i] = k == 0 ? weight * v[i] : sum[i] + weight * v[i];
             }
@@ -118,18 +131,24 @@ static void launch_interpolate(const q3_interpolate_args *a, q3_cuda *cuda, cons
     Q3_LAUNCH(cuda, (interpolate<T, N, R>), q3_blocks(a->P << shift, Q3_THREADS), Q3_THREADS, 0, *a, reader, shift);
 }
 
-template <class T> static void launch_interpolate(const q3_interpolate_args *a, q3_cuda *cuda)
+template <class T, class R>
+static void launch_interpolate(const q3_interpolate_args *a, q3_cuda *cuda, const R &reader)
 {
-    const bool wide = q3_wide<T>(a->C, a->y, a->table.data);
-    Q3_BY_WEIGHT(
-        &a->table, T, R, WIDE, reader,
-        wide ? launch_interpolate<T, WIDE, R>(a, cuda, reader) : launch_interpolate<T, 1, R>(a, cuda, reader));
+    if (q3_wide<T>(a->C, a->y, a->table.data))
+        launch_interpolate<T, reading<T, R>::elements>(a, cuda, reader);
+    else
+        launch_interpolate<T, 1>(a, cuda, reader);
+}
+
+template <class T> static void interpolate(const q3_interpolate_args *a, q3_cuda *cuda)
+{
+    Q3_BY_WEIGHT(&a->table, R, reader, (launch_interpolate<T, R>(a, cuda, reader)));
 }
 
 void q3_interpolate_forward_cuda(const q3_interpolate_args *a, q3_cuda *cuda)
 {
     if (a->P > 0)
-        Q3_BY_TYPE(a->dtype, T, launch_interpolate<T>(a, cuda));
+        Q3_BY_TYPE(a->dtype, T, interpolate<T>(a, cuda));
 }
 
 /* Adding rows up where several go to the same place: the n indices are sorted, so that those of one place lie side by
