@@ -10,7 +10,11 @@
 #ifndef Q3_KERNELS_DYNAMIC_MAP_H
 #define Q3_KERNELS_DYNAMIC_MAP_H
 
-static const float q3_dynamic_map_signed[256] = {
+#ifndef Q3_DYNAMIC_MAP
+#define Q3_DYNAMIC_MAP static const float /* a .cu file may want the tables on the device */
+#endif
+
+Q3_DYNAMIC_MAP q3_dynamic_map_signed[256] = {
     -0x1.fc6666p-1f, -0x1.f53334p-1f, -0x1.eep-1f, -0x1.e6ccccp-1f, -0x1.df999ap-1f, -0x1.d86666p-1f,
     -0x1.d13334p-1f, -0x1.cap-1f, -0x1.c2ccccp-1f, -0x1.bb999ap-1f, -0x1.b46666p-1f, -0x1.ad3334p-1f,
     -0x1.a6p-1f, -0x1.9eccccp-1f, -0x1.97999ap-1f, -0x1.906666p-1f, -0x1.893334p-1f, -0x1.82p-1f,
@@ -57,7 +61,7 @@ static const float q3_dynamic_map_signed[256] = {
     0x1.eep-1f, 0x1.f53334p-1f, 0x1.fc6666p-1f, 0x1p0f,
 };
 
-static const float q3_dynamic_map_unsigned[256] = {
+Q3_DYNAMIC_MAP q3_dynamic_map_unsigned[256] = {
     0.0f, 0x1.5cf754p-22f, 0x1.a0133p-21f, 0x1.1d367p-19f, 0x1.2599ecp-18f, 0x1.bc98a2p-18f,
     0x1.29cbaap-17f, 0x1.0624dcp-16f, 0x1.c2e34p-16f, 0x1.3fd0dp-15f, 0x1.9e3p-15f, 0x1.fc8f34p-15f,
     0x1.2d7732p-14f, 0x1.5ca6c8p-14f, 0x1.8bd662p-14f, 0x1.0cb296p-13f, 0x1.82a994p-13f, 0x1.f8a092p-13f,

@@ -13,7 +13,14 @@
 
 #include <stdint.h>
 
-static inline void q3_philox(uint32_t out[4], const uint32_t key[2], const uint32_t counter[4])
+/* The same functions on the host and in kernels. */
+#ifdef __CUDACC__
+#define Q3_PHILOX static __host__ __device__ __forceinline__
+#else
+#define Q3_PHILOX static inline
+#endif
+
+Q3_PHILOX void q3_philox(uint32_t out[4], const uint32_t key[2], const uint32_t counter[4])
 {
     uint32_t k0 = key[0], k1 = key[1];
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
@@ -34,8 +41,7 @@ static inline void q3_philox(uint32_t out[4], const uint32_t key[2], const uint3
 
 /* Block `block` of the sequence that starts at `counter`: the number is added to the first two words (64
  * bits). */
-static inline void q3_philox_block(uint32_t out[4], const uint32_t key[2], const uint32_t counter[4],
-                                   uint64_t block)
+Q3_PHILOX void q3_philox_block(uint32_t out[4], const uint32_t key[2], const uint32_t counter[4], uint64_t block)
 {
     uint64_t low = ((uint64_t)counter[1] << 32 | counter[0]) + block;
     const uint32_t at[4] = { (uint32_t)low, (uint32_t)(low >> 32), counter[2], counter[3] };
@@ -43,7 +49,7 @@ static inline void q3_philox_block(uint32_t out[4], const uint32_t key[2], const
 }
 
 /* The upper 24 bits as a float in [0, 1): every value is a multiple of 2^-24 and exact. */
-static inline float q3_philox_uniform(uint32_t u)
+Q3_PHILOX float q3_philox_uniform(uint32_t u)
 {
     return (float)(u >> 8) * 0x1p-24f;
 }
