@@ -49,6 +49,11 @@ __device__ __forceinline__ void load_book(float *value, const q3_nf4_book &book)
     __syncthreads();
 }
 
+__device__ __forceinline__ int64_t within(int64_t i, int64_t n)
+{
+    return i < n ? i : n - 1;
+}
+
 template <class T>
 __global__ void __launch_bounds__(THREADS)
     dequantize_v8(T *__restrict__ w, const uint8_t *__restrict__ packed, q3_nf4_scales scales,
@@ -60,11 +65,15 @@ __global__ void __launch_bounds__(THREADS)
     for (int64_t at = (int64_t)blockIdx.x * (THREADS * IN_FLIGHT) + threadIdx.x; at < words; at += step) {
         uint32_t codes[IN_FLIGHT];
         float scale[IN_FLIGHT], v[EIGHT];
-        for (int j = 0; j < IN_FLIGHT; j++) {
-            int64_t word = at + j * THREADS;
-            codes[j] = word < words ? ((const uint32_t *)packed)[word] : 0;
-            scale[j] = word < words ? q3_nf4_scale(scales, word * EIGHT) : 0.0f;
-        }
+        for (int j = 0; j < IN_FLIGHT; j++)
+            codes[j] = ((const uint32_t *)packed)[within(at + j * THREADS, words)];
+        if (scales.absmax)
+            for (int j = 0; j < IN_FLIGHT; j++)
+                scale[j] = scales.absmax[within(at + j * THREADS, words) * EIGHT >> scales.shift];
+        else
+            for (int j = 0; j < IN_FLIGHT; j++)
+                scale[j] =
+                    q3_unnested(scales.nested, within(at + j * THREADS, words) * EIGHT >> scales.shift);
         for (int j = 0; j < IN_FLIGHT; j++) {
             int64_t word = at + j * THREADS;
             for (int i = 0; i < EIGHT; i++) // a byte holds its first element in the high nibble
