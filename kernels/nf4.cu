@@ -10,6 +10,7 @@
  * Cost of dequantizing: n / 2 + n / block scales read, 2 or 4 n bytes written; bandwidth-bound. Quantizing and nesting
  * run once, when a model is read.
  */
+#include "kernels/eight.cuh"
 #include "kernels/nf4.cuh"
 
 extern "C" {
@@ -22,25 +23,6 @@ namespace
 {
 
 enum { THREADS = 256, WARPS = THREADS / 32, EIGHT = 8, IN_FLIGHT = 4 };
-
-__device__ __forceinline__ void store_eight(float *w, const float (&v)[8])
-{
-    ((float4 *)w)[0] = make_float4(v[0], v[1], v[2], v[3]);
-    ((float4 *)w)[1] = make_float4(v[4], v[5], v[6], v[7]);
-}
-__device__ __forceinline__ void store_eight(q3_bf16 *w, const float (&v)[8])
-{
-    q3_store(w, v);
-}
-__device__ __forceinline__ uint32_t pack_f16(float low, float high)
-{
-    return q3_f16_bits(low) | (uint32_t)q3_f16_bits(high) << 16;
-}
-__device__ __forceinline__ void store_eight(q3_f16 *w, const float (&v)[8])
-{
-    *(uint4 *)w =
-        make_uint4(pack_f16(v[0], v[1]), pack_f16(v[2], v[3]), pack_f16(v[4], v[5]), pack_f16(v[6], v[7]));
-}
 
 __device__ __forceinline__ void load_book(float *value, const q3_nf4_book &book)
 {
@@ -79,7 +61,7 @@ __global__ void __launch_bounds__(THREADS)
             for (int i = 0; i < EIGHT; i++) // a byte holds its first element in the high nibble
                 v[i] = value[codes[j] >> (8 * (i / 2) + (i % 2 ? 0 : 4)) & 15] * scale[j];
             if (word < words)
-                store_eight(w + word * EIGHT, v);
+                q3_store_eight(w + word * EIGHT, v);
         }
     }
     int64_t last = words * EIGHT + threadIdx.x;
