@@ -62,15 +62,16 @@ __global__ void __launch_bounds__(THREADS)
     float top;
     double sum;
     q3_running_finish<THREADS>(&top, &sum, read_row(row, V), tops, sums);
+    const double at_row = log(sum) + ((double)top - at_target),
+                 factor = (double)scale * (seed ? *seed : 1.0f);
     if (loss && threadIdx.x == 0)
-        loss[blockIdx.x] = log(sum) + ((double)top - at_target);
+        loss[blockIdx.x] = at_row;
     if (!gradient)
         return;
-    const double factor = (double)scale * (seed ? *seed : 1.0f);
     write_row(row, V, top, (float)(factor / sum));
     __syncthreads();
-    if (threadIdx.x == 0) // exp(l - lse) - 1 without the difference of nearly equal numbers
-        q3_set(row + target, (float)(expm1(at_target - (top + log(sum))) * factor));
+    if (threadIdx.x == 0) // exp(-loss) - 1 without the difference of nearly equal numbers
+        q3_set(row + target, (float)(expm1(-at_row) * factor));
 }
 
 __global__ void __launch_bounds__(THREADS)

@@ -17,8 +17,6 @@ extern "C" {
 #include "kernels/nf4.h"
 }
 
-#include "kernels/dynamic_map.h"
-
 namespace
 {
 
@@ -303,7 +301,7 @@ void q3_nf4_nest_cuda(uint8_t *codes, float *scale, float *offset, const float *
     signed_map map;
     if (blocks == 0)
         return;
-    memcpy(map.value, q3_dynamic_map_signed, sizeof map.value);
+    memcpy(map.value, q3_nf4_nested_map(), sizeof map.value);
     Q3_LAUNCH(cuda, mean_by_one_warp, 1, 32, 0, offset, absmax, blocks);
     Q3_LAUNCH(cuda, nest_group_per_block, q3_blocks(blocks, Q3_NF4_GROUP), Q3_NF4_GROUP, 0, codes, scale,
               offset, absmax, map, blocks);

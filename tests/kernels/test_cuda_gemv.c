@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-#include "kernels/dynamic_map.h"
 #include "kernels/gemv.h"
 #include "kernels/nf4.h"
 #include "tests/support/device.h"
@@ -31,14 +30,14 @@ static weight quantized(q3_cuda *cuda, const float *x, const product_case *c)
     q3_nf4_quantize_reference(&(q3_nf4_quantize_args){ packed, absmax, x, Q3_F32, c->w_dtype, c->block, n });
     q3_nf4_nest_cpu(codes, group, &offset, absmax, blocks);
     if (c->nested)
-        q3_nf4_unnest_cpu(absmax, codes, group, offset, q3_dynamic_map_signed, blocks);
+        q3_nf4_unnest_cpu(absmax, codes, group, offset, q3_nf4_nested_map(), blocks);
     weight w = { .host = { .data = packed, .dtype = c->w_dtype, .block = c->block, .absmax = absmax } };
     w.device = w.host;
     w.parts[0] = t_upload(cuda, packed, (size_t)(n + 1) / 2, 0);
     w.parts[1] = t_upload(cuda, absmax, (size_t)blocks * 4, 0);
     w.parts[2] = t_upload(cuda, codes, (size_t)blocks, 0);
     w.parts[3] = t_upload(cuda, group, (size_t)groups * 4, 0);
-    w.parts[4] = t_upload(cuda, q3_dynamic_map_signed, sizeof q3_dynamic_map_signed, 0);
+    w.parts[4] = t_upload(cuda, q3_nf4_nested_map(), 1024, 0);
     w.device.data = w.parts[0].at;
     w.device.absmax = c->nested ? NULL : w.parts[1].at;
     w.device.nested = (q3_nested){ w.parts[2].at, w.parts[3].at, w.parts[4].at, offset };

@@ -6,7 +6,6 @@
 #include <cmocka.h>
 
 #include "core/safetensors.h"
-#include "kernels/dynamic_map.h"
 #include "kernels/nf4.h"
 #include "tests/support/device.h"
 
@@ -45,7 +44,7 @@ static scales scales_of(int64_t blocks)
     for (int64_t i = 0; i < blocks; i++)
         s.plain[i] = fabsf(s.plain[i]) + 0.03f;
     q3_nf4_nest_cpu(s.codes, s.group, &s.offset, s.plain, blocks);
-    q3_nf4_unnest_cpu(s.decoded, s.codes, s.group, s.offset, q3_dynamic_map_signed, blocks);
+    q3_nf4_unnest_cpu(s.decoded, s.codes, s.group, s.offset, q3_nf4_nested_map(), blocks);
     return s;
 }
 
@@ -82,7 +81,7 @@ static void check_dequantize(q3_cuda *cuda, const dequantize_case *c)
             absmax = t_upload(cuda, s.plain, (size_t)s.blocks * 4, 0),
             codes = t_upload(cuda, s.codes, (size_t)s.blocks, 0),
             group = t_upload(cuda, s.group, (size_t)(s.blocks + 255) / 256 * 4, 0),
-            map = t_upload(cuda, q3_dynamic_map_signed, sizeof q3_dynamic_map_signed, 0);
+            map = t_upload(cuda, q3_nf4_nested_map(), 1024, 0);
     a.w = w.at;
     a.packed = p.at;
     a.absmax = c->nested ? NULL : absmax.at;
@@ -207,11 +206,11 @@ static void check_nest(q3_cuda *cuda, const float *absmax, int64_t blocks)
     float *scale = malloc(groups * sizeof *scale), *decoded = malloc((size_t)blocks * sizeof *decoded),
           offset;
     q3_nf4_nest_cpu(codes, scale, &offset, absmax, blocks);
-    q3_nf4_unnest_cpu(decoded, codes, scale, offset, q3_dynamic_map_signed, blocks);
+    q3_nf4_unnest_cpu(decoded, codes, scale, offset, q3_nf4_nested_map(), blocks);
     t_array from = t_upload(cuda, absmax, (size_t)blocks * 4, 0),
             dcodes = t_upload(cuda, NULL, (size_t)blocks, 0), dscale = t_upload(cuda, NULL, groups * 4, 0),
             doffset = t_upload(cuda, NULL, 4, 0), back = t_upload(cuda, NULL, (size_t)blocks * 4, 0),
-            map = t_upload(cuda, q3_dynamic_map_signed, sizeof q3_dynamic_map_signed, 0);
+            map = t_upload(cuda, q3_nf4_nested_map(), 1024, 0);
     q3_nf4_nest_cuda(dcodes.at, dscale.at, doffset.at, from.at, blocks, cuda);
     assert_same_on_device("mean", &doffset, &offset);
     assert_same_on_device("group scales", &dscale, scale);
@@ -287,7 +286,7 @@ static void check_golden(q3_cuda *cuda, const q3_safetensors *f, const char *bas
             absmax = t_upload(cuda, NULL, (size_t)blocks * 4, 0),
             codes = t_upload(cuda, NULL, (size_t)blocks, 0),
             scale = t_upload(cuda, NULL, (size_t)(blocks + 255) / 256 * 4, 0),
-            mean = t_upload(cuda, NULL, 4, 0), map = t_upload(cuda, q3_dynamic_map_signed, 1024, 0),
+            mean = t_upload(cuda, NULL, 4, 0), map = t_upload(cuda, q3_nf4_nested_map(), 1024, 0),
             w = t_upload(cuda, NULL, want->bytes, 0);
     q3_nf4_quantize_cuda(&(q3_nf4_quantize_args){ packed.at, absmax.at, from.at, x->dtype, code, 64, n },
                          cuda);
