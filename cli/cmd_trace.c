@@ -6,6 +6,7 @@
 
 static const char *const passes[] = { "lora", "full", NULL };
 static const char *const losses[] = { "micro_mean", "token_mean", NULL };
+static const char *const dtypes[] = { "float32", "bfloat16", NULL };
 static const char *const checkpointings[] = { "none", "half", "full", NULL };
 
 static const q3_option options[] = {
@@ -19,9 +20,9 @@ static const q3_option options[] = {
     { .name = "backward", .kind = Q3_OPTION_VALUE, .value = "lora|full", .help = "write gradients too" },
     { .name = "dtype",
       .kind = Q3_OPTION_VALUE,
-      .value = "float32",
+      .value = "WORD",
       .initial = "float32",
-      .help = "what to compute in" },
+      .help = "what to compute in; on CUDA also bfloat16" },
     { .name = "load-in-4bit", .kind = Q3_OPTION_FLAG, .help = "quantize the linear layers (NF4) first" },
     { .name = "loss",
       .kind = Q3_OPTION_VALUE,
@@ -36,13 +37,13 @@ static const q3_option options[] = {
 
 static q3_status read_choices(q3_trace_options *t, const q3_options *o)
 {
-    int pass, loss, checkpointing;
-    const char *dtype = q3_options_get(o, "dtype");
+    int pass, loss, checkpointing, dtype;
     Q3_TRY(q3_options_choice(&pass, o, "backward", -1, passes));
     Q3_TRY(q3_options_choice(&loss, o, "loss", 0, losses));
     Q3_TRY(q3_options_choice(&checkpointing, o, "gradient-checkpointing", 0, checkpointings));
-    if (strcmp(dtype, "float32") != 0)
-        return q3_fail(Q3_ERR_USAGE, "--dtype is \"%.60s\"; a trace is computed in float32 only", dtype);
+    Q3_TRY(q3_options_choice(&dtype, o, "dtype", 0, dtypes));
+    t->bf16 = dtype == 1;
+    t->device = q3_options_get(o, "device");
     if (checkpointing && pass < 0)
         return q3_fail(Q3_ERR_USAGE, "--gradient-checkpointing %s needs --backward lora or full",
                        checkpointings[checkpointing]);

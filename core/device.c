@@ -55,19 +55,14 @@ q3_status q3_device_open(q3_cuda **out, const char *name)
 {
     char why[Q3_CUDA_SENTENCE];
     *out = NULL;
+    if (!q3_device_is_name(name))
+        return no_such_device(name);
     if (strcmp(name, "cpu") == 0)
         return Q3_OK;
-    if (strcmp(name, "auto") == 0) {
-        if (q3_cuda_count(why))
-            return open_cuda(out, 0);
-        q3_detail("no CUDA device: %s", why);
-        return Q3_OK;
-    }
-    int ordinal = ordinal_of(name);
-    if (ordinal < 0)
-        return q3_fail(Q3_ERR_USAGE, "there is no device \"%.60s\"; it must be auto, cpu, cuda or cuda:N",
-                       name);
-    return open_cuda(out, ordinal);
+    if (strcmp(name, "auto") != 0 || q3_cuda_count(why))
+        return open_cuda(out, ordinal_of(name) > 0 ? ordinal_of(name) : 0);
+    q3_detail("no CUDA device: %s", why);
+    return Q3_OK;
 }
 
 bool q3_device_built(void)

@@ -15,7 +15,8 @@ enum { MAX_TENSORS = 4096 };
 
 typedef struct tracer {
     const q3_trace_options *o;
-    q3_arena run, step;
+    q3_cuda *cuda;         // the device that computes; NULL: the CPU
+    q3_arena run, values, step; // host; device: parameters and gradients, values of the pass
     q3_ctx ctx;
     q3_model model;
     q3_trainable trainable;
@@ -181,7 +182,10 @@ static void output_gradients(tracer *t)
         const char *name = strncmp(s->name, peft, sizeof peft - 1) == 0 ? s->name + sizeof peft - 1 : s->name;
         char full[300];
         snprintf(full, sizeof full, "grad.%s", name);
-        output(t, full, Q3_F32, s->tensor->ndim, s->tensor->shape, t->grads + s->offset);
+        float *grad = Q3_NEW(&t->run, float, s->n);
+        if (grad)
+            q3_device_read(t->cuda, grad, t->grads + s->offset, (size_t)s->n * sizeof *grad);
+        output(t, full, Q3_F32, s->tensor->ndim, s->tensor->shape, grad);
     }
 }
 
@@ -217,11 +221,18 @@ static q3_status forward_backward(tracer *t)
 
 static q3_status prepare(tracer *t)
 {
-    const q3_load_options load = { .load_in_4bit = t->o->load_in_4bit, .code = Q3_NF4, .double_quant = true };
+    const q3_load_options load = {
+        .load_in_4bit = t->o->load_in_4bit, .code = Q3_NF4, .double_quant = true, .values = &t->values
+    };
     q3_lora_config lora;
+    Q3_TRY(q3_device_open(&t->cuda, t->o->device ? t->o->device : "cpu"));
+    if (t->o->bf16 && !t->cuda)
+        return q3_fail(Q3_ERR_USAGE, "--dtype is bfloat16, and the CPU computes in float32");
     Q3_TRY(q3_arena_create(&t->run, "run arena", (size_t)1 << 40));
-    Q3_TRY(q3_arena_create(&t->step, "step arena", (size_t)1 << 40));
+    Q3_TRY(q3_device_arena_create(&t->values, t->cuda, "parameters", (size_t)1 << 40));
+    Q3_TRY(q3_device_arena_create(&t->step, t->cuda, "step arena", (size_t)1 << 40));
     Q3_TRY(q3_ctx_create(&t->ctx, &t->step));
+    t->ctx.dtype = t->o->bf16 ? Q3_BF16 : Q3_F32;
     Q3_TRY(q3_model_load(&t->model, &t->run, t->o->model, &load));
     if (t->o->adapter)
         Q3_TRY(q3_lora_load(&t->trainable, &lora, &t->model, &t->run, t->o->adapter));
@@ -233,9 +244,10 @@ static q3_status prepare(tracer *t)
         Q3_TRY(q3_model_train_all(&t->trainable, &t->model, &t->run));
     if (t->o->backward == Q3_TRACE_FORWARD)
         return Q3_OK;
-    t->grads = Q3_ZNEW(&t->run, float, t->trainable.n + 1);
+    t->grads = Q3_NEW(&t->values, float, t->trainable.n + 1);
     if (!t->grads)
         return Q3_ERR_MEMORY;
+    q3_device_fill(t->cuda, t->grads, 0, (size_t)t->trainable.n * sizeof *t->grads);
     q3_trainable_bind(&t->trainable, t->grads);
     return Q3_OK;
 }
@@ -247,6 +259,7 @@ static q3_status trace(tracer *t)
     Q3_TRY(forward_backward(t));
     output_positions(t);
     output_gradients(t);
+    Q3_TRY(q3_device_status(t->cuda));
     return t->status ? t->status : q3_safetensors_write(t->o->out, t->out, t->n_out);
 }
 
@@ -261,7 +274,9 @@ q3_status q3_trace(const q3_trace_options *options)
     q3_model_close(&t->model);
     q3_ctx_destroy(&t->ctx);
     q3_arena_destroy(&t->step);
+    q3_arena_destroy(&t->values);
     q3_arena_destroy(&t->run);
+    q3_device_close(t->cuda);
     q3_free(t);
     return st;
 }

@@ -20,6 +20,8 @@ typedef struct q3_trace_options {
     const char *adapter; /* NULL: none */
     const char *batch, *out;
     q3_trace_backward backward;
+    const char *device; /* "cpu", "cuda:0", ...; NULL: the CPU */
+    bool bf16;          /* activations in bfloat16, on CUDA only */
     bool load_in_4bit;
     q3_checkpointing checkpointing; /* backward only: layers run again; hidden states are not written then */
 } q3_trace_options;

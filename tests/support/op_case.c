@@ -22,6 +22,13 @@ int64_t q3_case_below(q3_case *c, int64_t n)
     return (int64_t)(draw(c) % (uint64_t)n);
 }
 
+q3_tensor *q3_case_parameter(q3_case *c, int64_t rows, int64_t columns, float scale)
+{
+    q3_tensor *t = q3_case_matrix(c, rows, columns, scale);
+    t->name = "matrix";
+    return t;
+}
+
 void *q3_case_alloc(q3_case *c, size_t bytes)
 {
     void *p = q3_arena_zalloc(c->mem, bytes);
@@ -47,5 +54,7 @@ q3_tensor *q3_case_matrix(q3_case *c, int64_t rows, int64_t columns, float scale
 
 q3_tensor *q3_case_vector(q3_case *c, int64_t n, float scale)
 {
-    return q3_case_tensor(c, 1, (const int64_t[]){ n }, scale);
+    q3_tensor *t = q3_case_tensor(c, 1, (const int64_t[]){ n }, scale);
+    t->name = "vector";
+    return t;
 }

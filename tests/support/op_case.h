@@ -35,9 +35,11 @@ typedef struct q3_op_case {
     double difference_bound; /* their bound, relative to the sum of the two norms' scale; 0 means 2e-3 */
 } q3_op_case;
 
-/* f32 tensors with values uniform in [-scale, scale]. */
+/* f32 tensors with values uniform in [-scale, scale]. Vectors and parameters have a name, which tells them from
+ * activations: they stay f32 whatever the op computes in. */
 q3_tensor *q3_case_tensor(q3_case *c, int ndim, const int64_t *shape, float scale);
 q3_tensor *q3_case_matrix(q3_case *c, int64_t rows, int64_t columns, float scale);
+q3_tensor *q3_case_parameter(q3_case *c, int64_t rows, int64_t columns, float scale);
 q3_tensor *q3_case_vector(q3_case *c, int64_t n, float scale);
 
 float q3_case_uniform(q3_case *c, float lo, float hi);

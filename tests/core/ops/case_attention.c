@@ -22,6 +22,16 @@ static const struct {
     { 5, 1, 64, 2, 0, true, { { 1, 129 }, { 1, 40 } } }, // decoding
 };
 
+/* Unused keys and values are NaN, which must not reach the result. */
+static void hide_unused(const q3_case *c, q3_tensor *t)
+{
+    const q3_segment *s = c->extra;
+    int64_t C = q3_dim(t, -1);
+    for (int i = 0; i < settings[c->variant].n; i++)
+        for (int64_t k = (s[i].kv_begin - settings[c->variant].gap) * C; k < s[i].kv_begin * C; k++)
+            q3_f32(t)[k] = NAN;
+}
+
 static void build(q3_case *c)
 {
     int n = settings[c->variant].n, D = settings[c->variant].D;
@@ -40,6 +50,8 @@ static void build(q3_case *c)
         c->in[i] = q3_case_matrix(c, keys, (int64_t)settings[c->variant].kv_heads * D, 1);
     for (int i = 0; i < 3; i++)
         c->differentiable[i] = true;
+    hide_unused(c, c->in[1]);
+    hide_unused(c, c->in[2]);
 }
 
 static float scale_of(const q3_case *c)
@@ -47,20 +59,8 @@ static float scale_of(const q3_case *c)
     return 2 / sqrtf((float)settings[c->variant].D);
 }
 
-/* Unused keys and values are NaN, which must not reach the result. */
-static void hide_unused(const q3_case *c, q3_tensor *t)
-{
-    const q3_segment *s = c->extra;
-    int64_t C = q3_dim(t, -1);
-    for (int i = 0; i < settings[c->variant].n; i++)
-        for (int64_t k = (s[i].kv_begin - settings[c->variant].gap) * C; k < s[i].kv_begin * C; k++)
-            q3_f32(t)[k] = NAN;
-}
-
 static q3_tensor *apply(const q3_case *c, q3_ctx *ctx)
 {
-    hide_unused(c, c->in[1]);
-    hide_unused(c, c->in[2]);
     return q3_attention(ctx, c->in[0], c->in[1], c->in[2],
                         (q3_attention_attr){ .heads = settings[c->variant].heads,
                                              .kv_heads = settings[c->variant].kv_heads,

@@ -28,7 +28,7 @@ static void build(q3_case *c)
 {
     int64_t V = settings[c->variant].V, C = settings[c->variant].C;
     q3_dtype dtype = settings[c->variant].dtype;
-    c->in[0] = dtype == Q3_F32 ? q3_case_matrix(c, V, C, 1) : frozen(c, dtype, V, C);
+    c->in[0] = dtype == Q3_F32 ? q3_case_parameter(c, V, C, 1) : frozen(c, dtype, V, C);
     int32_t *ids = c->extra = q3_case_alloc(c, (size_t)settings[c->variant].n * sizeof *ids);
     for (int64_t i = 0; i < settings[c->variant].n; i++)
         ids[i] = (int32_t)q3_case_below(c, V);

@@ -11,7 +11,7 @@ typedef struct grid {
 static void build(q3_case *c)
 {
     const int64_t *s = shapes[c->variant];
-    c->in[0] = q3_case_matrix(c, s[0], s[1], 1);
+    c->in[0] = q3_case_parameter(c, s[0], s[1], 1);
     c->differentiable[0] = true;
     grid *g = c->extra = q3_case_alloc(c, sizeof *g);
     g->taps = q3_case_alloc(c, (size_t)s[2] * 4 * sizeof *g->taps);

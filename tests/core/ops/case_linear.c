@@ -17,7 +17,7 @@ static const setting settings[] = {
 q3_tensor *q3_case_weight(q3_case *c, q3_dtype dtype, int64_t rows, int64_t columns)
 {
     enum { BLOCK = 32 };
-    q3_tensor *w = q3_case_matrix(c, rows, columns, 1);
+    q3_tensor *w = q3_case_parameter(c, rows, columns, 1);
     if (dtype == Q3_F32)
         return w;
     int64_t n = rows * columns, blocks = (n + BLOCK - 1) / BLOCK;

@@ -22,8 +22,8 @@ static void build(q3_case *c)
     c->in[0] = q3_case_matrix(c, s->T, s->C, 1);
     c->in[1] = q3_case_weight(c, s->dtype, s->N, s->C);
     c->in[2] = s->bias ? q3_case_vector(c, s->N, 1) : NULL;
-    c->in[3] = q3_case_matrix(c, s->r, s->C, 1);
-    c->in[4] = q3_case_matrix(c, s->N, s->r, 1);
+    c->in[3] = q3_case_parameter(c, s->r, s->C, 1);
+    c->in[4] = q3_case_parameter(c, s->N, s->r, 1);
     for (int i = 0; i < Q3_CASE_INPUTS; i++)
         c->differentiable[i] = i != 1 || s->dtype == Q3_F32;
 }

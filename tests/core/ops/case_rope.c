@@ -21,7 +21,9 @@ static void build(q3_case *c)
 
 static q3_tensor *apply(const q3_case *c, q3_ctx *ctx)
 {
-    return q3_rope(ctx, c->in[0], c->extra, (int)shapes[c->variant][1]);
+    const int64_t *s = shapes[c->variant];
+    const float *table = q3_on_device(ctx, c->extra, (size_t)(s[0] * s[2]) * sizeof *table);
+    return q3_rope(ctx, c->in[0], table, (int)s[1]);
 }
 
 /* As transformers writes it: x * cos + rotate_half(x) * sin, with cos and sin repeated over both halves. */
