@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/device.h"
 #include "core/log.h"
 #include "kernels/cpu.h"
 #include "kernels/pool.h"
@@ -31,7 +32,7 @@ static const q3_option engine_options[] = {
       .help = "portable, avx2 or avx512 (default: the best)" },
     { .name = "device",
       .kind = Q3_OPTION_VALUE,
-      .value = "auto|cpu",
+      .value = "auto|cpu|cuda|cuda:N",
       .initial = "auto",
       .key = "model.device",
       .help = "where to compute" },
@@ -344,9 +345,10 @@ q3_status q3_options_start(const q3_options *o)
 {
     int64_t threads;
     const char *device = q3_options_get(o, "device");
-    if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0)
-        return q3_fail(Q3_ERR_USAGE, "--device is \"%.60s\"; this build has no CUDA: use auto or cpu",
-                       device);
+    if (!q3_device_is_name(device))
+        return q3_fail(Q3_ERR_USAGE, "--device is \"%.60s\"; it must be auto, cpu, cuda or cuda:N", device);
+    if (strncmp(device, "cuda", 4) == 0 && !q3_device_built())
+        return q3_fail(Q3_ERR_USAGE, "--device is \"%.60s\"; this build has no CUDA: use auto or cpu", device);
     Q3_TRY(q3_options_int(&threads, o, "threads", 0, 0, 256));
     Q3_TRY(set_level(q3_options_get(o, "cpu-level")));
     q3_pool_start((int)threads);

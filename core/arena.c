@@ -19,6 +19,13 @@ enum { RED_ZONE = 64 }; // unaddressable bytes behind every block
 enum { RED_ZONE = 0 };
 #endif
 
+/* A device's addresses mean nothing to the sanitizer, but for the emulated device's, which are the host's. */
+#if defined(Q3_CUDA_EMULATED)
+enum { OWNERS_ARE_HOST = 1 };
+#else
+enum { OWNERS_ARE_HOST = 0 };
+#endif
+
 enum { ALIGNMENT = 64 };
 
 static _Atomic int64_t requests;
@@ -75,7 +82,9 @@ static size_t touched(const q3_arena *arena)
 
 void q3_arena_destroy(q3_arena *arena)
 {
-    if (arena->base) {
+    if (arena->owner) {
+        arena->owner->release(arena->range);
+    } else if (arena->base) {
         // the addresses may come back from another mmap
         ASAN_UNPOISON_MEMORY_REGION(arena->base, touched(arena));
         munmap(arena->base, arena->limit);
@@ -107,9 +116,13 @@ void *q3_arena_alloc(q3_arena *arena, size_t bytes)
         return NULL;
     }
     char *p = arena->base + arena->used;
+    if (arena->owner && !arena->owner->commit(arena->range, arena->used + block_bytes(bytes)))
+        return NULL;
     arena->used += block_bytes(bytes);
     if (arena->used > arena->peak)
         arena->peak = arena->used;
+    if (arena->owner && !OWNERS_ARE_HOST)
+        return p;
     ASAN_UNPOISON_MEMORY_REGION(p, bytes);
     ASAN_POISON_MEMORY_REGION(p + bytes, block_bytes(bytes) - bytes);
     return p;
@@ -117,6 +130,7 @@ void *q3_arena_alloc(q3_arena *arena, size_t bytes)
 
 void *q3_arena_zalloc(q3_arena *arena, size_t bytes)
 {
+    Q3_CHECK(!arena->owner, "%s: zeroed memory of a device", arena->name);
     void *p = q3_arena_alloc(arena, bytes);
     return p && !arena->dry ? memset(p, 0, bytes) : p;
 }
@@ -151,7 +165,7 @@ void q3_arena_rewind(q3_arena *arena, size_t mark)
 {
     Q3_CHECK(mark <= arena->used, "%s: mark %zu, used %zu", arena->name, mark, arena->used);
     size_t end = arena->used < arena->limit ? arena->used : arena->limit;
-    if (mark < end && !arena->dry) // what was only counted, however much, was never handed out
+    if (mark < end && !arena->dry && (!arena->owner || OWNERS_ARE_HOST)) // what was only counted, however much, was never handed out
         ASAN_POISON_MEMORY_REGION(arena->base + mark, end - mark);
     arena->used = mark;
 }

@@ -10,6 +10,12 @@
 
 #include "core/status.h"
 
+/* Who backs a range of addresses that is not the host's own: a device (core/device.h). */
+typedef struct q3_arena_owner {
+    bool (*commit)(void *range, size_t bytes); /* makes the first `bytes` usable; false, with a sentence */
+    void (*release)(void *range);
+} q3_arena_owner;
+
 typedef struct q3_arena {
     const char *name; /* for messages: "step arena", "run arena" */
     char *base;       /* start of the reserved range */
@@ -17,13 +23,17 @@ typedef struct q3_arena {
     size_t limit;     /* bytes reserved */
     size_t peak;      /* largest `used` since creation */
     bool dry;         /* only count: addresses are handed out but must not be touched */
+    struct q3_cuda *cuda;        /* the device whose memory this is; NULL: the host's */
+    const q3_arena_owner *owner; /* of a device's range; NULL on the host */
+    void *range;                 /* the owner's */
 } q3_arena;
 
 /* Reserves `limit` bytes of address space (nothing is committed until touched). Error: Q3_ERR_MEMORY. */
 q3_status q3_arena_create(q3_arena *out, const char *name, size_t limit);
 void q3_arena_destroy(q3_arena *arena);
 
-/* NULL when the arena is full; the sentence is left for the caller to return with Q3_ERR_MEMORY. */
+/* NULL when the arena is full; the sentence is left for the caller to return with Q3_ERR_MEMORY. The others
+ * are for the host's memory only. */
 void *q3_arena_alloc(q3_arena *arena, size_t bytes);
 void *q3_arena_zalloc(q3_arena *arena, size_t bytes);
 char *q3_arena_strdup(q3_arena *arena, const char *text);

@@ -14,7 +14,8 @@ typedef struct q3_segment {
     int64_t q_begin, q_len, kv_begin, kv_len;
 } q3_segment;
 
-/* Settings of a call; each op reads its own few. Pointers are host arrays that outlive the step. */
+/* Settings of a call; each op reads its own few. Pointers are host arrays that outlive the step, or device
+ * memory where it says so. */
 typedef struct q3_attr {
     float eps;            /* norms */
     float scale;          /* attention: 1/sqrt(D); lora_linear: alpha/r; cross_entropy: of the sum */
@@ -27,8 +28,9 @@ typedef struct q3_attr {
     int64_t n;            /* number of indices or segments */
     int32_t skip;         /* embedding: id whose row gets no gradient, -1 for none */
     const int32_t *index; /* embedding ids, rows, taps, targets */
-    const float *weights; /* interpolate: [P, 4]; rope: cos and sin [T, D] (D/2 cosines, then D/2 sines) */
     const q3_segment *segments; /* attention */
+    const void *device_index;   /* device: a copy of index or segments */
+    const float *weights;       /* device: interpolate [P, 4]; rope cos and sin [T, D] (D/2 cosines, then D/2 sines) */
 } q3_attr;
 
 enum { Q3_MAX_INPUTS = 5, Q3_MAX_SAVED = 2 };

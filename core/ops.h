@@ -1,7 +1,7 @@
 /* core/ops.h - the catalogue: every op of the network, one line of mathematics each.
  *
  * Shapes: T tokens or rows, C width, N outputs, D head size, P patches, R supervised rows, V vocabulary. All
- * results are fresh f32 tensors of the step. Weights may be f32, bf16, f16 or 4-bit unless said otherwise; a
+ * results are fresh tensors of the step, of the context's type (a loss is f32). Weights may be f32, bf16, f16 or 4-bit unless said otherwise; a
  * weight that wants a gradient is f32. Index arrays are host memory and must live until q3_backward is done.
  */
 #ifndef Q3_CORE_OPS_H
@@ -22,6 +22,7 @@ typedef struct q3_attention_attr {
     bool causal;
     const q3_segment *segments; /* must cover every query row exactly once */
     int64_t n_segments;
+    const void *device_segments; /* a copy by q3_on_device, for several calls; NULL: each call makes its own */
 } q3_attention_attr;
 
 /* y = a + b                                       a, b [T, C] -> [T, C] */
@@ -66,7 +67,8 @@ q3_tensor *q3_rmsnorm(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, float eps);
 /* y = (x - mean) / sqrt(var + eps) * w + b        x [T, C], w, b [C] f32 -> [T, C] */
 q3_tensor *q3_layernorm(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b, float eps);
 
-/* pairs (i, i + D/2) of each head rotated by the token's angle; cos_sin [T, D]: D/2 cosines, then D/2 sines
+/* pairs (i, i + D/2) of each head rotated by the token's angle; cos_sin [T, D], on the device (q3_on_device): D/2
+ * cosines, then D/2 sines
  * x [T, heads D] -> the same */
 q3_tensor *q3_rope(q3_ctx *ctx, q3_tensor *x, const float *cos_sin, int heads);
 

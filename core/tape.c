@@ -7,11 +7,11 @@
 #include "core/log.h"
 #include "kernels/add.h"
 
-enum { META_BYTES = 1 << 30 }; // reserved, not used: a step of the largest model has some ten thousand nodes
+#define META_BYTES ((size_t)1 << 40) // reserved addresses, not memory
 
 struct q3_free_grad {
-    float *buffer;
-    int64_t n;
+    void *buffer;
+    size_t bytes;
     q3_free_grad *next;
 };
 
@@ -46,11 +46,19 @@ q3_status q3_ctx_status(q3_ctx *ctx)
     return ctx->failed ? q3_fail(ctx->failed, "%s", ctx->sentence) : Q3_OK;
 }
 
-static void *meta_alloc(q3_ctx *ctx, size_t bytes)
+void *q3_list(q3_ctx *ctx, size_t bytes)
 {
     void *p = q3_arena_zalloc(&ctx->meta, bytes);
     Q3_CHECK(p, "%s", q3_error());
     return p;
+}
+
+/* Keeps the first failure; what follows is only counted. */
+static void fail_dry(q3_ctx *ctx, q3_status st)
+{
+    ctx->failed = st;
+    snprintf(ctx->sentence, sizeof ctx->sentence, "%s", q3_error());
+    ctx->dry = ctx->data->dry = true;
 }
 
 /* Values of the step; on overflow the rest of the step is only counted. */
@@ -58,24 +66,43 @@ static void *value_alloc(q3_ctx *ctx, size_t bytes)
 {
     void *p = q3_arena_alloc(ctx->data, bytes);
     if (!p) {
-        ctx->failed = Q3_ERR_MEMORY;
-        snprintf(ctx->sentence, sizeof ctx->sentence, "%s", q3_error());
-        ctx->dry = ctx->data->dry = true;
+        fail_dry(ctx, Q3_ERR_MEMORY);
         p = q3_arena_alloc(ctx->data, bytes);
     }
     return p;
 }
 
-q3_tensor *q3_new(q3_ctx *ctx, int ndim, const int64_t *shape)
+/* Fresh memory, in tests full of NaN. */
+static void *fresh(q3_ctx *ctx, size_t bytes)
 {
-    q3_tensor *t = meta_alloc(ctx, sizeof *t);
+    void *p = value_alloc(ctx, bytes);
+    if (ctx->poison && !ctx->dry)
+        q3_device_fill(ctx->data->cuda, p, 0xff, bytes);
+    return p;
+}
+
+static q3_tensor *new_tensor(q3_ctx *ctx, q3_dtype dtype, int ndim, const int64_t *shape)
+{
+    q3_tensor *t = q3_list(ctx, sizeof *t);
+    t->dtype = dtype;
     t->ndim = ndim;
     for (int i = 0; i < ndim; i++)
         t->shape[i] = shape[i];
     t->root = t;
-    t->data = value_alloc(ctx, (size_t)q3_numel(t) * sizeof(float));
-    if (ctx->poison && !ctx->dry)
-        memset(t->data, 0xff, (size_t)q3_numel(t) * sizeof(float));
+    return t;
+}
+
+q3_tensor *q3_new_f32(q3_ctx *ctx, int ndim, const int64_t *shape)
+{
+    q3_tensor *t = new_tensor(ctx, Q3_F32, ndim, shape);
+    t->data = fresh(ctx, q3_nbytes(t));
+    return t;
+}
+
+q3_tensor *q3_new(q3_ctx *ctx, int ndim, const int64_t *shape)
+{
+    q3_tensor *t = new_tensor(ctx, ctx->dtype, ndim, shape);
+    t->data = fresh(ctx, q3_nbytes(t));
     return t;
 }
 
@@ -93,7 +120,7 @@ q3_tensor *q3_view2(q3_ctx *ctx, q3_tensor *x, int64_t rows, int64_t columns)
 {
     Q3_CHECK(rows * columns == q3_numel(x), "%lld x %lld of %s", (long long)rows, (long long)columns,
              q3_shape(x));
-    q3_tensor *v = meta_alloc(ctx, sizeof *v);
+    q3_tensor *v = q3_list(ctx, sizeof *v);
     *v = *x;
     v->ndim = 2;
     v->shape[0] = rows;
@@ -107,10 +134,74 @@ void *q3_scratch(q3_ctx *ctx, size_t bytes)
     return value_alloc(ctx, bytes);
 }
 
+void *q3_host_scratch(q3_ctx *ctx, size_t bytes)
+{
+    return ctx->data->cuda ? q3_list(ctx, bytes) : value_alloc(ctx, bytes);
+}
+
+const void *q3_on_device(q3_ctx *ctx, const void *host, size_t bytes)
+{
+    if (!ctx->data->cuda)
+        return host;
+    void *p = value_alloc(ctx, bytes);
+    if (!ctx->dry)
+        q3_device_write(ctx->data->cuda, p, host, bytes);
+    return p;
+}
+
+/* Half the bytes go to the device when it is the host that rounds. */
+static void *rounded(q3_ctx *ctx, const float *values, int64_t n)
+{
+    uint16_t *half = q3_host_scratch(ctx, (size_t)n * sizeof *half);
+    for (int64_t i = 0; i < n && !ctx->dry; i++)
+        half[i] = q3_f32_to_bf16(values[i]);
+    return half;
+}
+
+q3_tensor *q3_input(q3_ctx *ctx, const float *values, int64_t rows, int64_t columns)
+{
+    q3_tensor *t = new_tensor(ctx, ctx->dtype, 2, (const int64_t[]){ rows, columns });
+    const void *from = ctx->dtype == Q3_BF16 ? rounded(ctx, values, rows * columns) : values;
+    t->data = (void *)(uintptr_t)q3_on_device(ctx, from, q3_nbytes(t));
+    return t;
+}
+
+void q3_read(float *out, q3_ctx *ctx, const q3_tensor *t)
+{
+    if (t->dtype == Q3_F32) {
+        q3_device_read(ctx->data->cuda, out, t->data, q3_nbytes(t));
+        return;
+    }
+    size_t mark = q3_arena_mark(&ctx->meta);
+    void *half = q3_host_scratch(ctx, q3_nbytes(t));
+    q3_device_read(ctx->data->cuda, half, t->data, q3_nbytes(t));
+    q3_widen(out, half, t->dtype, q3_numel(t));
+    q3_arena_rewind(&ctx->meta, mark);
+}
+
+float q3_value(q3_ctx *ctx, const q3_tensor *t)
+{
+    float x = NAN;
+    Q3_CHECK(q3_numel(t) == 1 && t->dtype == Q3_F32, "%s", q3_shape(t));
+    if (!ctx->dry)
+        q3_read(&x, ctx, t);
+    return x;
+}
+
+float *q3_on_host(q3_ctx *ctx, const q3_tensor *t)
+{
+    if (!ctx->data->cuda && t->dtype == Q3_F32)
+        return q3_f32(t);
+    float *out = q3_host_scratch(ctx, (size_t)q3_numel(t) * sizeof *out);
+    if (!ctx->dry)
+        q3_read(out, ctx, t);
+    return out;
+}
+
 q3_node *q3_node_new(q3_ctx *ctx, enum q3_op_id id, q3_tensor *a, q3_tensor *b, q3_tensor *c, q3_tensor *d,
                      q3_tensor *e)
 {
-    q3_node *n = meta_alloc(ctx, sizeof *n);
+    q3_node *n = q3_list(ctx, sizeof *n);
     n->op = q3_ops[id];
     q3_tensor *const in[Q3_MAX_INPUTS] = { a, b, c, d, e };
     memcpy(n->in, in, sizeof in);
@@ -122,12 +213,28 @@ static bool wants_grad(const q3_tensor *t)
     return t && t->root->needs_grad;
 }
 
-static void timed(q3_ctx *ctx, q3_node *n, bool back)
+/* A launch that failed is told with its op, the parameter it works with or the last one before it, and its shape. */
+static void check_device(q3_ctx *ctx, const q3_node *n, bool back)
+{
+    for (int i = 0; i < Q3_MAX_INPUTS; i++)
+        if (n->in[i] && n->in[i]->name)
+            ctx->place = n->in[i]->name;
+    if (ctx->dry || !ctx->data->cuda)
+        return;
+    q3_status st = q3_device_status(ctx->data->cuda);
+    if (st != Q3_OK)
+        fail_dry(ctx, q3_wrap(st, "%s%s at %s, %s", n->op->name, back ? " backward" : "",
+                              ctx->place ? ctx->place : "the beginning", q3_shape(n->out)));
+}
+
+static void run_node(q3_ctx *ctx, q3_node *n, bool back)
 {
     double start = ctx->profile ? q3_seconds() : 0;
     (back ? n->op->backward : n->op->forward)(ctx, n);
+    check_device(ctx, n, back);
     if (!ctx->profile)
         return;
+    q3_device_wait(ctx->data->cuda);
     for (int i = 0; i < Q3_OP_COUNT; i++)
         if (q3_ops[i] == n->op)
             ctx->profile[2 * i + back] += q3_seconds() - start;
@@ -138,7 +245,7 @@ q3_tensor *q3_record(q3_ctx *ctx, q3_node *n)
     for (int i = 0; i < Q3_MAX_INPUTS; i++)
         if (ctx->recording && wants_grad(n->in[i]))
             n->out->needs_grad = true;
-    timed(ctx, n, false);
+    run_node(ctx, n, false);
     if (n->out->needs_grad) {
         n->prev = ctx->last;
         ctx->last = n;
@@ -146,38 +253,38 @@ q3_tensor *q3_record(q3_ctx *ctx, q3_node *n)
     return n->out;
 }
 
-static float *acquire(q3_ctx *ctx, int64_t n)
+static void *acquire(q3_ctx *ctx, size_t bytes)
 {
     for (q3_free_grad **at = &ctx->free; *at; at = &(*at)->next)
-        if ((*at)->n == n) {
-            float *buffer = (*at)->buffer;
+        if ((*at)->bytes == bytes) {
+            void *buffer = (*at)->buffer;
             *at = (*at)->next;
             return buffer;
         }
-    return value_alloc(ctx, (size_t)n * sizeof(float));
+    return value_alloc(ctx, bytes);
 }
 
 static void release(q3_ctx *ctx, q3_tensor *t)
 {
     if (t->grad && !t->grad_kept) {
-        q3_free_grad *f = meta_alloc(ctx, sizeof *f);
-        *f = (q3_free_grad){ t->grad, q3_numel(t), ctx->free };
+        q3_free_grad *f = q3_list(ctx, sizeof *f);
+        *f = (q3_free_grad){ t->grad, q3_nbytes(t), ctx->free };
         ctx->free = f;
         t->grad = NULL;
     }
     t->grad_set = t->grad_set && t->grad_kept;
 }
 
-float *q3_grad(q3_ctx *ctx, q3_tensor *t, float *beta)
+void *q3_grad(q3_ctx *ctx, q3_tensor *t, float *beta)
 {
     if (!wants_grad(t))
         return NULL;
     t = t->root;
     if (!t->grad) {
-        t->grad = acquire(ctx, q3_numel(t));
+        t->grad = acquire(ctx, q3_nbytes(t));
         t->grad_set = false;
         if (ctx->poison && !ctx->dry)
-            memset(t->grad, 0xff, (size_t)q3_numel(t) * sizeof(float));
+            q3_device_fill(ctx->data->cuda, t->grad, 0xff, q3_nbytes(t));
     }
     *beta = t->grad_set ? 1.0f : 0.0f;
     t->grad_set = true;
@@ -186,9 +293,11 @@ float *q3_grad(q3_ctx *ctx, q3_tensor *t, float *beta)
 
 void q3_grad_add(q3_ctx *ctx, q3_tensor *t, q3_tensor *out)
 {
-    float beta, *dx = q3_grad(ctx, t, &beta);
+    float beta;
+    void *dx = q3_grad(ctx, t, &beta);
     if (dx)
-        Q3_CALL(ctx, q3_add_forward, (&(q3_add_args){ dx, beta != 0 ? dx : NULL, out->grad, q3_numel(out) }));
+        Q3_CALL(ctx, q3_add_forward,
+                (&(q3_add_args){ dx, beta != 0 ? dx : NULL, out->grad, q3_numel(out), out->dtype }));
 }
 
 void q3_grad_pass(q3_ctx *ctx, q3_tensor *t, q3_tensor *out)
@@ -208,7 +317,7 @@ static void walk(q3_ctx *ctx)
         q3_node *n = ctx->last;
         ctx->last = n->prev;
         if (n->out->grad_set)
-            timed(ctx, n, true);
+            run_node(ctx, n, true);
         release(ctx, n->out);
     }
 }
@@ -219,7 +328,7 @@ void q3_backward(q3_ctx *ctx, q3_tensor *loss, float seed)
     if (!g)
         return; // nothing below is trained
     if (!ctx->dry)
-        *g = seed;
+        q3_device_write(ctx->data->cuda, g, &seed, sizeof seed);
     walk(ctx);
 }
 
@@ -244,7 +353,8 @@ static void checkpoint_forward(q3_ctx *ctx, q3_node *n)
     q3_tensor *y = c->block(ctx, c->arg, n->in[0]);
     ctx->last = outer;
     n->out->needs_grad = y->needs_grad;
-    Q3_CALL(ctx, q3_add_forward, (&(q3_add_args){ q3_f32(n->out), NULL, q3_f32(y), q3_numel(y) }));
+    Q3_CALL(ctx, q3_add_forward,
+            (&(q3_add_args){ q3_data(n->out), NULL, q3_data(y), q3_numel(y), y->dtype }));
     q3_arena_rewind(ctx->data, data);
     q3_arena_rewind(&ctx->meta, meta);
 }
@@ -270,7 +380,7 @@ static void checkpoint_backward(q3_ctx *ctx, q3_node *n)
     y->grad_set = y->grad_kept = true;
     walk(ctx);
     if (x.grad && !x.grad_set && !ctx->dry) // the block did not depend on x
-        memset(x.grad, 0, (size_t)q3_numel(&x) * sizeof(float));
+        q3_device_fill(ctx->data->cuda, x.grad, 0, q3_nbytes(&x));
     ctx->last = outer;
     ctx->free = outer_free;
     q3_arena_rewind(ctx->data, data);
@@ -281,9 +391,9 @@ static const q3_op checkpoint_op = { "checkpoint", checkpoint_forward, checkpoin
 
 q3_tensor *q3_checkpoint(q3_ctx *ctx, q3_block *block, const void *arg, q3_tensor *x)
 {
-    checkpoint_block *c = meta_alloc(ctx, sizeof *c);
+    checkpoint_block *c = q3_list(ctx, sizeof *c);
     *c = (checkpoint_block){ block, arg };
-    q3_node *n = meta_alloc(ctx, sizeof *n);
+    q3_node *n = q3_list(ctx, sizeof *n);
     n->op = &checkpoint_op;
     n->in[0] = x;
     n->out = q3_like(ctx, x);

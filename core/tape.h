@@ -4,6 +4,9 @@
  * Two arenas: `data` holds values (device memory), `meta` holds headers and nodes (host memory). A gradient
  * buffer is returned to the context as soon as its node is done, so backward needs little more than forward.
  *
+ * Activations and their gradients have the context's dtype, on the device of `data`. What an op computes is read on
+ * the host through q3_read and q3_value only.
+ *
  * When `data` is full the context keeps the first failure and goes on dry: later ops infer shapes and count
  * memory but compute nothing; q3_ctx_status reports it at the end. A dry run from the start gives the exact
  * memory plan.
@@ -17,18 +20,20 @@
 typedef struct q3_free_grad q3_free_grad;
 
 struct q3_ctx {
-    q3_arena *data;      /* values of the step */
-    q3_arena meta;       /* headers, nodes */
+    q3_arena *data;      /* values of the step, on the device that computes */
+    q3_arena meta;       /* headers, nodes, on the host */
+    q3_dtype dtype;      /* of activations: F32; BF16 on CUDA */
     bool recording;      /* keep nodes for backward */
     bool dry;            /* count, do not compute */
     bool poison;         /* tests: fresh values are NaN */
     q3_node *last;       /* newest node of the tape */
     q3_free_grad *free;  /* gradient buffers to use again */
     q3_status failed;    /* first failure of the step */
-    char sentence[256];  /* its sentence */
+    char sentence[512];  /* its sentence */
+    const char *place;   /* the last parameter that an op has worked with, for messages */
     uint64_t seed;       /* of the run */
     uint64_t micro_step; /* counts micro-batches over the run: dropout differs in each */
-    double *profile;     /* optional [Q3_OP_COUNT][2]: seconds forward, backward */
+    double *profile;     /* optional [Q3_OP_COUNT][2]: seconds forward, backward; the device is waited for */
 };
 
 /* `data` stays the caller's. */
@@ -42,7 +47,8 @@ void q3_step_begin(q3_ctx *ctx, bool recording);
 /* The first failure since q3_step_begin. */
 q3_status q3_ctx_status(q3_ctx *ctx);
 
-/* A fresh f32 tensor in the step. */
+/* A fresh tensor in the step, of the context's type; q3_new_f32 for what is f32 always. */
+q3_tensor *q3_new_f32(q3_ctx *ctx, int ndim, const int64_t *shape);
 q3_tensor *q3_new(q3_ctx *ctx, int ndim, const int64_t *shape);
 q3_tensor *q3_new2(q3_ctx *ctx, int64_t rows, int64_t columns);
 q3_tensor *q3_like(q3_ctx *ctx, const q3_tensor *x);
@@ -50,18 +56,37 @@ q3_tensor *q3_like(q3_ctx *ctx, const q3_tensor *x);
 /* The same values under another shape; gradients flow through. */
 q3_tensor *q3_view2(q3_ctx *ctx, q3_tensor *x, int64_t rows, int64_t columns);
 
-/* Scratch of an op: uninitialized, lives until the end of the step or the op's own rewind. Never NULL. */
+/* Scratch of an op on the device: uninitialized, lives until the end of the step or the op's own rewind. Never NULL. */
 void *q3_scratch(q3_ctx *ctx, size_t bytes);
+
+/* The same on the host, for tables that q3_on_device takes: not to be touched in a dry run. */
+void *q3_host_scratch(q3_ctx *ctx, size_t bytes);
+
+/* Zeroed host memory for what is known in a dry run too: segments, rows, a block's arguments. */
+void *q3_list(q3_ctx *ctx, size_t bytes);
+
+/* What the device sees of a host array: the array itself on the CPU, a copy in the step's memory elsewhere, made
+ * now. In a dry run the array is not looked at. */
+const void *q3_on_device(q3_ctx *ctx, const void *host, size_t bytes);
+
+/* Values [rows, columns] of the host as an activation; on the CPU they are used in place and must outlive the step. */
+q3_tensor *q3_input(q3_ctx *ctx, const float *values, int64_t rows, int64_t columns);
+
+/* out [numel] = a tensor's values as f32 on the host; not in a dry run. q3_value: of a single value, NaN in a dry
+ * run. q3_on_host: all values, in place where they lie on the host as f32, else copied into the step's host memory. */
+void q3_read(float *out, q3_ctx *ctx, const q3_tensor *t);
+float q3_value(q3_ctx *ctx, const q3_tensor *t);
+float *q3_on_host(q3_ctx *ctx, const q3_tensor *t);
 
 /* For ops: a node with up to five inputs, then (after out, saved and attr are set) q3_record runs forward. */
 q3_node *q3_node_new(q3_ctx *ctx, enum q3_op_id id, q3_tensor *a, q3_tensor *b, q3_tensor *c, q3_tensor *d,
                      q3_tensor *e);
 q3_tensor *q3_record(q3_ctx *ctx, q3_node *n);
 
-/* For backward functions: the buffer that receives the gradient of t, NULL when none is wanted (or t is
+/* For backward functions: the buffer, of t's type, that receives the gradient of t, NULL when none is wanted (or t is
  * NULL). Writers must overwrite when *beta is 0 and add when it is 1; the buffer counts as written from here
  * on. */
-float *q3_grad(q3_ctx *ctx, q3_tensor *t, float *beta);
+void *q3_grad(q3_ctx *ctx, q3_tensor *t, float *beta);
 
 /* Adds out's gradient to t's (copies when t has none yet). */
 void q3_grad_add(q3_ctx *ctx, q3_tensor *t, q3_tensor *out);

@@ -1,7 +1,8 @@
 /* core/tensor.h - shape, type and place of an array; gradients hang on it.
  *
  * Tensors are plain data: headers and values live in an arena (activations: the step; weights: the run).
- * Activations are f32 on the CPU; weights may be f32, bf16, f16 or 4-bit. Row-major, dense.
+ * Activations are f32, or bf16 on CUDA; weights may be f32, bf16, f16 or 4-bit. Row-major, dense. `data` and what hangs
+ * on it is memory of the device that computes (core/device.h).
  */
 #ifndef Q3_CORE_TENSOR_H
 #define Q3_CORE_TENSOR_H
@@ -18,12 +19,13 @@ typedef struct q3_tensor {
     int64_t shape[Q3_MAX_DIMS];
     int block;              /* NF4, FP4: elements per absmax */
     const float *absmax;    /* NF4, FP4: [ceil(n / block)] */
+    q3_nested nested;       /* NF4, FP4 on CUDA: the scales, where absmax is NULL */
     const char *name;       /* parameters: the name in the checkpoint; NULL for activations */
     struct q3_tensor *root; /* what this one is a view of, itself otherwise; gradients belong to the root */
     bool needs_grad;        /* a gradient is wanted */
     bool grad_set;          /* grad holds a value: the next writer adds */
     bool grad_kept;         /* grad is a parameter's buffer that outlives the step */
-    float *grad;            /* f32, same shape; NULL until someone writes it */
+    void *grad;             /* same type and shape; NULL until someone writes it */
 } q3_tensor;
 
 int64_t q3_numel(const q3_tensor *t);
@@ -44,9 +46,15 @@ void q3_widen(float *out, const void *data, q3_dtype dtype, int64_t n);
 
 static inline q3_weight q3_as_weight(const q3_tensor *t)
 {
-    return (q3_weight){ .data = t->data, .dtype = t->dtype, .block = t->block, .absmax = t->absmax };
+    return (q3_weight){ .data = t->data, .dtype = t->dtype, .block = t->block, .absmax = t->absmax,
+                        .nested = t->nested };
 }
 
+/* The values, NULL for an absent tensor: where activations may be of either type, and where they are f32. */
+static inline void *q3_data(const q3_tensor *t)
+{
+    return t ? t->data : NULL;
+}
 static inline float *q3_f32(const q3_tensor *t)
 {
     return t ? (float *)t->data : NULL;

@@ -15,7 +15,7 @@ static q3_status batch_loss(double *out, q3_ctx *ctx, const q3_model *model, con
     q3_step_begin(ctx, false);
     q3_tensor *loss = q3_qwen3vl_loss(ctx, model, &forward, &l->batch, 1.0f / (float)n);
     Q3_TRY(q3_ctx_status(ctx));
-    *out = *q3_f32(loss);
+    *out = (double)q3_value(ctx, loss);
     if (!isfinite(*out))
         return q3_fail(Q3_ERR_FAIL, "the loss of the batch that begins with %s is %f", l->samples[0].where,
                        *out);

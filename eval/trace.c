@@ -123,7 +123,7 @@ static void output_tokens(tracer *t, const char *name, const q3_tensor *x)
     int64_t width = q3_dim(x, -1);
     float *out = Q3_ZNEW(&t->run, float, p->rows * p->length * width);
     if (out) {
-        const float *from = q3_f32(x);
+        const float *from = q3_on_host(&t->ctx, x);
         for (int64_t i = 0; i < p->rows * p->length; i++)
             if (real(p, i)) {
                 memcpy(out + i * width, from, (size_t)width * sizeof *out);
@@ -146,7 +146,7 @@ static void tap(void *arg, const char *name, q3_tensor *x)
     }
     float *copy = Q3_NEW(&t->run, float, q3_numel(x));
     if (copy)
-        memcpy(copy, x->data, q3_nbytes(x));
+        q3_read(copy, &t->ctx, x);
     output(t, full, Q3_F32, x->ndim, x->shape, copy);
 }
 
@@ -208,7 +208,7 @@ static q3_status forward_backward(tracer *t)
     q3_tensor *x = q3_get_rows(&t->ctx, hidden, rows, n);
     q3_tensor *loss = q3_cross_entropy(&t->ctx, x, t->model.head, targets, 1.0f / (float)n);
     Q3_TRY(q3_ctx_status(&t->ctx));
-    *value = *q3_f32(loss);
+    *value = q3_value(&t->ctx, loss);
     output(t, "out.loss", Q3_F32, 1, (const int64_t[]){ 1 }, value);
     if (back)
         q3_backward(&t->ctx, loss, 1.0f);

@@ -24,6 +24,7 @@ void q3_engine_create(q3_engine *out, const q3_model *model, q3_ctx *ctx)
 void q3_engine_destroy(q3_engine *e)
 {
     q3_arena_destroy(&e->cache);
+    q3_arena_destroy(&e->slabs);
     *e = (q3_engine){ 0 };
 }
 
@@ -32,48 +33,55 @@ static int64_t vocabulary(const q3_engine *e)
     return e->model->config.text.vocab_size;
 }
 
-/* Bytes of everything that lives in the cache at a time, rounded up generously. */
+/* Bytes of keys and values, which lie on the device. */
+static size_t slab_bytes(const q3_engine *e, int64_t slots)
+{
+    const q3_text_config *c = &e->model->config.text;
+    size_t one = q3_dtype_bytes(e->ctx->dtype, slots * c->kv_heads * c->head_dim);
+    return 2 * (size_t)c->layers * (one + 512); // alignment and red zone
+}
+
+/* Bytes of everything else that lives in the cache at a time, rounded up generously. */
 static size_t cache_bytes(const q3_engine *e, int64_t slots, int64_t fed, int64_t rows)
 {
     const q3_text_config *c = &e->model->config.text;
     const size_t block = 256; // alignment and red zone
-    size_t slab =
-        (size_t)slots * (size_t)(c->kv_heads * c->head_dim) * sizeof(float) + sizeof(q3_tensor) + 2 * block;
+    size_t slab = sizeof(q3_tensor) + block;
     size_t per_row = sizeof(q3_engine_row) + 2 * (sizeof(int64_t) + sizeof(q3_segment) + 2 * sizeof(int32_t));
     return 2 * (size_t)c->layers * (slab + sizeof(q3_tensor *)) +
            (size_t)(rows + 2) * (size_t)c->vocab_size * sizeof(float) +
            (size_t)(slots + 5 * fed) * sizeof(int32_t) + (size_t)(rows + 1) * per_row + 32 * block;
 }
 
-static q3_status reserve(q3_engine *e, size_t bytes)
+static q3_status reserve(q3_arena *arena, q3_cuda *cuda, size_t bytes)
 {
-    if (e->cache.limit >= bytes) {
-        q3_arena_reset(&e->cache);
+    if (arena->limit >= bytes) {
+        q3_arena_reset(arena);
         return Q3_OK;
     }
-    q3_arena_destroy(&e->cache);
-    size_t available = q3_memory_available();
+    q3_arena_destroy(arena);
+    size_t available = q3_device_available(cuda);
     if (available && bytes > available)
         return q3_fail(Q3_ERR_MEMORY,
                        "the key/value cache needs %s and %s of memory are available; lower the batch size or "
                        "max_new_tokens",
                        q3_bytes(bytes), q3_bytes(available));
-    return q3_arena_create(&e->cache, "key/value cache", bytes);
+    return q3_device_arena_create(arena, cuda, "key/value cache", bytes);
 }
 
 static q3_status create_slabs(q3_engine *e)
 {
     const q3_text_config *c = &e->model->config.text;
     const int64_t shape[2] = { e->n_slots, (int64_t)c->kv_heads * c->head_dim };
-    size_t bytes = (size_t)(shape[0] * shape[1]) * sizeof(float);
+    size_t bytes = q3_dtype_bytes(e->ctx->dtype, shape[0] * shape[1]);
     e->k = Q3_NEW(&e->cache, q3_tensor *, c->layers);
     e->v = Q3_NEW(&e->cache, q3_tensor *, c->layers);
     if (!e->k || !e->v)
         return Q3_ERR_MEMORY;
     for (int i = 0; i < 2 * c->layers; i++) {
         q3_tensor **slab = i < c->layers ? &e->k[i] : &e->v[i - c->layers];
-        void *data = q3_arena_alloc(&e->cache, bytes);
-        *slab = data ? q3_tensor_wrap(&e->cache, data, Q3_F32, 2, shape) : NULL;
+        void *data = q3_arena_alloc(&e->slabs, bytes);
+        *slab = data ? q3_tensor_wrap(&e->cache, data, e->ctx->dtype, 2, shape) : NULL;
         if (!*slab)
             return Q3_ERR_MEMORY;
     }
@@ -153,10 +161,11 @@ static bool all_finite(const float *x, int64_t n)
 static q3_status run(float **logits, q3_engine *e, const q3_batch *b, const int32_t *slots,
                      const q3_segment *segments, const int32_t *want, int64_t n)
 {
-    const q3_kv kv = { .k = e->k, .v = e->v, .rows = slots, .segments = segments };
+    q3_kv kv = { .k = e->k, .v = e->v, .segments = segments };
     const q3_forward forward = { .kv = &kv };
     q3_step_begin(e->ctx, false);
-    *logits = q3_f32(q3_qwen3vl_logits(e->ctx, e->model, &forward, b, want, n));
+    kv.device_rows = q3_on_device(e->ctx, slots, (size_t)b->n_tokens * sizeof *slots);
+    *logits = q3_on_host(e->ctx, q3_qwen3vl_logits(e->ctx, e->model, &forward, b, want, n));
     Q3_TRY(q3_ctx_status(e->ctx));
     if (!all_finite(*logits, n * vocabulary(e)))
         return q3_fail(Q3_ERR_FAIL,
@@ -214,7 +223,9 @@ q3_status q3_engine_begin(q3_engine *e, const q3_batch *prompts, int64_t room)
                        prompts->n_rows, (long long)prompts->n_tokens, (long long)room);
     e->room = room;
     e->n_slots = prompts->n_tokens + prompts->n_rows * room;
-    Q3_TRY(reserve(e, cache_bytes(e, e->n_slots, e->n_slots, prompts->n_rows)));
+    q3_cuda *cuda = e->ctx->data->cuda;
+    Q3_TRY(reserve(&e->cache, NULL, cache_bytes(e, e->n_slots, e->n_slots, prompts->n_rows)));
+    Q3_TRY(reserve(&e->slabs, cuda, slab_bytes(e, e->n_slots)));
     Q3_TRY(create_slabs(e));
     Q3_TRY(place_prompts(e, prompts));
     size_t mark = q3_arena_mark(&e->cache);

@@ -5,7 +5,7 @@
  * met an end token costs nothing more. What is written behind a prompt is overwritten by the next call, so
  * one begin serves any number of q3_score and q3_generate.
  *
- * Memory: per token and layer 2 K D floats, for each prompt and `room` tokens behind it; the logits behind
+ * Memory: per token and layer 2 K D values of the context's type, for each prompt and `room` tokens behind it; the logits behind
  * the prompts [B, V]; the context's step arena for one pass at a time. The cache is reserved for the
  * largest batch seen so far.
  */
@@ -24,14 +24,15 @@ typedef struct q3_engine_row {
 typedef struct q3_engine {
     const q3_model *model; /* borrowed */
     q3_ctx *ctx;           /* borrowed: its step arena is used */
-    q3_arena cache;        /* everything below */
+    q3_arena cache;        /* everything below, on the host */
+    q3_arena slabs;        /* keys and values, on the device */
     int n_rows;            /* B; 0 before the first q3_engine_begin */
     int64_t room;          /* tokens that fit behind each prompt */
     int64_t n_slots;       /* S: rows of a slab */
     q3_engine_row *rows;   /* [B] */
     int32_t *tokens;       /* [S]: the ids in the slab's rows, prompts and what follows them */
     float *logits;         /* [B, V]: what the prompts predict */
-    q3_tensor **k, **v;    /* [layers]: the slabs, [S, K D] f32 */
+    q3_tensor **k, **v;    /* [layers]: the slabs, [S, K D] */
 } q3_engine;
 
 void q3_engine_create(q3_engine *out, const q3_model *model, q3_ctx *ctx);

@@ -2,8 +2,10 @@
 
 static void q3_add_forward_reference(const q3_add_args *a)
 {
+    const float *x = a->a, *b = a->b;
+    float *y = a->y;
     for (int64_t i = 0; i < a->n; i++)
-        a->y[i] = a->a ? a->a[i] + a->b[i] : a->b[i];
+        y[i] = x ? x[i] + b[i] : b[i];
 }
 
 void q3_add_forward_cpu(const q3_add_args *a)

@@ -33,36 +33,43 @@ static double dot(const float *x, const float *y, int n)
     return sum;
 }
 
+/* scale q_i.k_j */
+static double score(const q3_attention_args *a, const pair *p, int64_t i, int64_t j)
+{
+    const float *q = a->q, *k = a->k;
+    return (double)a->scale * dot(q + query_at(a, p, i), k + key_at(a, p, j), a->head_size);
+}
+
 /* log sum_j exp(s_ij); -INFINITY when the query sees no key. */
 static double log_sum(const q3_attention_args *a, const pair *p, int64_t i)
 {
     int64_t n = q3_attention_visible(a->causal, p->q_len, p->kv_len, i);
     double largest = -INFINITY, sum = 0;
     for (int64_t j = 0; j < n; j++)
-        largest = fmax(largest, (double)a->scale *
-                                    dot(a->q + query_at(a, p, i), a->k + key_at(a, p, j), a->head_size));
+        largest = fmax(largest, score(a, p, i, j));
     for (int64_t j = 0; j < n; j++)
-        sum += exp((double)a->scale * dot(a->q + query_at(a, p, i), a->k + key_at(a, p, j), a->head_size) -
-                   largest);
+        sum += exp(score(a, p, i, j) - largest);
     return n ? largest + log(sum) : -INFINITY;
 }
 
 static double probability(const q3_attention_args *a, const pair *p, int64_t i, int64_t j, double lse)
 {
-    return exp((double)a->scale * dot(a->q + query_at(a, p, i), a->k + key_at(a, p, j), a->head_size) - lse);
+    return exp(score(a, p, i, j) - lse);
 }
 
 static void forward_row(const q3_attention_args *a, const pair *p, int64_t i)
 {
     double o[Q3_ATTENTION_MAX_D] = { 0 }, lse = log_sum(a, p, i);
     int64_t n = q3_attention_visible(a->causal, p->q_len, p->kv_len, i), at = query_at(a, p, i);
+    const float *v = a->v;
+    float *out = a->o;
     for (int64_t j = 0; j < n; j++) {
         double w = probability(a, p, i, j, lse);
         for (int c = 0; c < a->head_size; c++)
-            o[c] += w * a->v[key_at(a, p, j) + c];
+            o[c] += w * v[key_at(a, p, j) + c];
     }
     for (int c = 0; c < a->head_size; c++)
-        a->o[at + c] = (float)o[c];
+        out[at + c] = (float)o[c];
     if (a->lse)
         a->lse[at / a->head_size] = n ? (float)lse : 0;
 }
@@ -82,30 +89,34 @@ static void weights_of(const q3_attention_backward_args *b, const pair *p, int64
                        double *ds)
 {
     const q3_attention_args *a = &b->f;
-    const float *dout = b->dout + query_at(a, p, i);
+    const float *dout = (const float *)b->dout + query_at(a, p, i), *v = a->v, *o = a->o;
     *w = probability(a, p, i, j, a->lse[query_at(a, p, i) / a->head_size]);
-    *ds = *w * (dot(dout, a->v + key_at(a, p, j), a->head_size) -
-                dot(dout, a->o + query_at(a, p, i), a->head_size));
+    *ds =
+        *w * (dot(dout, v + key_at(a, p, j), a->head_size) - dot(dout, o + query_at(a, p, i), a->head_size));
 }
 
 static void backward_query(const q3_attention_backward_args *b, const pair *p, int64_t i)
 {
     const q3_attention_args *a = &b->f;
+    const float *k = a->k;
+    float *to = (float *)b->dq + query_at(a, p, i);
     double dq[Q3_ATTENTION_MAX_D] = { 0 }, w, ds;
     int64_t n = q3_attention_visible(a->causal, p->q_len, p->kv_len, i);
     for (int64_t j = 0; j < n; j++) {
         weights_of(b, p, i, j, &w, &ds);
         for (int c = 0; c < a->head_size; c++)
-            dq[c] += ds * a->k[key_at(a, p, j) + c];
+            dq[c] += ds * k[key_at(a, p, j) + c];
     }
     for (int c = 0; c < a->head_size; c++)
-        b->dq[query_at(a, p, i) + c] += (float)(a->scale * dq[c]);
+        to[c] += (float)(a->scale * dq[c]);
 }
 
 /* Sums over the queries of all heads of the group of p->h, which is the group's first. */
 static void backward_key(const q3_attention_backward_args *b, const pair *p, int64_t j)
 {
     const q3_attention_args *a = &b->f;
+    const float *q = a->q, *dout = b->dout;
+    float *to_k = b->dk, *to_v = b->dv;
     double dk[Q3_ATTENTION_MAX_D] = { 0 }, dv[Q3_ATTENTION_MAX_D] = { 0 }, w, ds;
     pair member = *p;
     for (member.h = p->h; member.h < p->h + a->heads / a->kv_heads; member.h++)
@@ -114,15 +125,15 @@ static void backward_key(const q3_attention_backward_args *b, const pair *p, int
                 continue;
             weights_of(b, &member, i, j, &w, &ds);
             for (int c = 0; c < a->head_size; c++) {
-                dk[c] += ds * a->q[query_at(a, &member, i) + c];
-                dv[c] += w * b->dout[query_at(a, &member, i) + c];
+                dk[c] += ds * q[query_at(a, &member, i) + c];
+                dv[c] += w * dout[query_at(a, &member, i) + c];
             }
         }
     for (int c = 0; c < a->head_size; c++) {
-        if (b->dk)
-            b->dk[key_at(a, p, j) + c] += (float)(a->scale * dk[c]);
-        if (b->dv)
-            b->dv[key_at(a, p, j) + c] += (float)dv[c];
+        if (to_k)
+            to_k[key_at(a, p, j) + c] += (float)(a->scale * dk[c]);
+        if (to_v)
+            to_v[key_at(a, p, j) + c] += (float)dv[c];
     }
 }
 

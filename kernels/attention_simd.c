@@ -214,8 +214,8 @@ static int key_rows(const q3_attention_args *a, const item *it, int begin, int e
 {
     int n = end - begin < ROWS ? end - begin : ROWS;
     for (int j = 0; j < n; j++) {
-        k[j] = a->k + key_row(a, it, begin + j) * a->head_size;
-        v[j] = a->v + key_row(a, it, begin + j) * a->head_size;
+        k[j] = (const float *)a->k + key_row(a, it, begin + j) * a->head_size;
+        v[j] = (const float *)a->v + key_row(a, it, begin + j) * a->head_size;
     }
     return n;
 }
@@ -245,10 +245,11 @@ static void softmax_rows(softmax *x, lanes *s, int begin, int n)
 
 static void finish(const q3_attention_args *a, const item *it, const softmax *x, lanes *o, const int64_t *at)
 {
+    float *out = a->o;
     for (int l = 0; l < it->n; l++) {
         float inverse = x->visible[l] ? 1 / x->sum[l] : 0;
         for (int d = 0; d < a->head_size; d++)
-            a->o[at[l] + d] = o[d][l] * inverse;
+            out[at[l] + d] = o[d][l] * inverse;
         if (a->lse)
             a->lse[at[l] / a->head_size] = x->visible[l] ? x->largest[l] + logf(x->sum[l]) : 0;
     }
@@ -283,6 +284,8 @@ static void narrow_item(const q3_attention_args *a, const item *it)
 {
     float o[NARROW][MAX_D] ALIGNED, largest[NARROW], sum[NARROW] = { 0 };
     const float *k[ROWS], *v[ROWS];
+    const float *q = a->q;
+    float *out = a->o;
     int64_t at[PANEL];
     int32_t seen[PANEL];
     int end = query_lanes(a, it, at, seen);
@@ -292,11 +295,11 @@ static void narrow_item(const q3_attention_args *a, const item *it)
     for (int j = 0, n; j < end; j += n) {
         n = key_rows(a, it, j, end, k, v);
         for (int l = 0; l < it->n; l++)
-            narrow_rows(a, a->q + at[l], k, v, seen[l] - j < n ? seen[l] - j : n, o[l], &largest[l], &sum[l]);
+            narrow_rows(a, q + at[l], k, v, seen[l] - j < n ? seen[l] - j : n, o[l], &largest[l], &sum[l]);
     }
     for (int l = 0; l < it->n; l++) {
         for (int d = 0; d < a->head_size; d++)
-            a->o[at[l] + d] = seen[l] ? o[l][d] / sum[l] : 0;
+            out[at[l] + d] = seen[l] ? o[l][d] / sum[l] : 0;
         if (a->lse)
             a->lse[at[l] / a->head_size] = seen[l] ? largest[l] + logf(sum[l]) : 0;
     }
@@ -340,10 +343,11 @@ void Q3_SIMD(q3_attention_forward)(const q3_attention_args *a)
 static void delta_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_attention_backward_args *b = arg;
+    const float *dout = b->dout, *o = b->f.o;
     int D = b->f.head_size;
     (void)thread;
     for (int64_t i = begin; i < end; i++)
-        b->delta[i] = dot(b->dout + i * D, b->f.o + i * D, D);
+        b->delta[i] = dot(dout + i * D, o + i * D, D);
 }
 
 static void query_item(const pass *p, const item *it)
@@ -389,8 +393,8 @@ static int query_rows(queries *x, const q3_attention_backward_args *b, const ite
     int n = end - begin < ROWS ? (int)(end - begin) : ROWS;
     for (int r = 0; r < n; r++) {
         int64_t row = query_row(&b->f, it, begin + r), seen = visible(&b->f, it, begin + r) - it->first;
-        x->q[r] = b->f.q + row * b->f.head_size;
-        x->dout[r] = b->dout + row * b->f.head_size;
+        x->q[r] = (const float *)b->f.q + row * b->f.head_size;
+        x->dout[r] = (const float *)b->dout + row * b->f.head_size;
         x->lse[r] = b->f.lse[row];
         x->delta[r] = b->delta[row];
         x->seen[r] = seen < it->n ? (int32_t)seen : it->n;

@@ -4,7 +4,7 @@
 
 static void one_row(const q3_cross_entropy_args *a, int64_t r)
 {
-    float *l = a->logits + r * a->V;
+    float *l = (float *)a->logits + r * a->V;
     double top = -INFINITY, sum = 0;
     for (int64_t v = 0; v < a->V; v++)
         top = l[v] > top ? l[v] : top;
@@ -25,8 +25,10 @@ static void q3_cross_entropy_rows_reference(const q3_cross_entropy_args *a)
 
 static void q3_cross_entropy_spread_reference(const q3_cross_entropy_spread_args *a)
 {
+    const float *saved = a->saved;
+    float *dx = a->dx;
     for (int64_t i = 0; i < a->n; i++)
-        a->dx[i] = (float)((a->beta != 0 ? (double)a->beta * a->dx[i] : 0) + (double)*a->seed * a->saved[i]);
+        dx[i] = (float)((a->beta != 0 ? (double)a->beta * dx[i] : 0) + (double)*a->seed * saved[i]);
 }
 
 void q3_cross_entropy_rows_cpu(const q3_cross_entropy_args *a)

@@ -41,7 +41,7 @@ static double exponentials(float *out, const float *l, float top, int n)
 
 static void one_row(const q3_cross_entropy_args *a, int64_t r)
 {
-    float *l = a->logits + r * a->V, top = largest(l, a->V), at_target = l[a->targets[r]];
+    float *l = (float *)a->logits + r * a->V, top = largest(l, a->V), at_target = l[a->targets[r]];
     double sum = 0;
     for (int64_t v = 0; v < a->V; v += CHUNK)
         sum += exponentials(l + v, l + v, top, a->V - v < CHUNK ? (int)(a->V - v) : CHUNK);
@@ -71,10 +71,11 @@ void Q3_SIMD(q3_cross_entropy_rows)(const q3_cross_entropy_args *a)
 static void spread(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_cross_entropy_spread_args *a = arg;
-    float seed = *a->seed;
+    const float *saved = a->saved;
+    float *dx = a->dx, seed = *a->seed;
     (void)thread;
     for (int64_t i = begin; i < end; i++)
-        a->dx[i] = a->beta != 0 ? a->beta * a->dx[i] + seed * a->saved[i] : seed * a->saved[i];
+        dx[i] = a->beta != 0 ? a->beta * dx[i] + seed * saved[i] : seed * saved[i];
 }
 
 void Q3_SIMD(q3_cross_entropy_spread)(const q3_cross_entropy_spread_args *a)

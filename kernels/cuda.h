@@ -38,6 +38,7 @@ typedef struct q3_cuda {
     size_t workspace_bytes;
     q3_attention_kind attention;
     struct q3_cublaslt *cublaslt; /* kernels/cublaslt.h: handle and algorithm cache */
+    struct q3_gemm *gemm;         /* kernels/gemm.cu: converted weights; NULL until needed */
     struct q3_cudnn *cudnn;       /* kernels/cudnn.h: plans; NULL where there is no cuDNN */
     bool failed;                  /* something failed since q3_cuda_take_failure */
     char sentence[Q3_CUDA_SENTENCE];

@@ -96,11 +96,13 @@ static void apply(float *y, const float *x, const uint32_t *word, int n, const q
 static void run(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_dropout_args *a = arg;
+    const float *x = a->x;
+    float *y = a->y;
     uint32_t word[PART];
     (void)thread;
     for (int64_t at = begin; at < end; at += PART) {
         draw_part(word, a, at);
-        apply(a->y + at, a->x + at, word, end - at < PART ? (int)(end - at) : PART, a);
+        apply(y + at, x + at, word, end - at < PART ? (int)(end - at) : PART, a);
     }
 }
 

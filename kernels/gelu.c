@@ -21,15 +21,19 @@ static double slope(double x, bool tanh_form)
 
 static void q3_gelu_forward_reference(const q3_gelu_args *a)
 {
+    const float *x = a->x;
+    float *y = a->y;
     for (int64_t i = 0; i < a->n; i++)
-        a->y[i] = (float)value(a->x[i], a->tanh_form);
+        y[i] = (float)value(x[i], a->tanh_form);
 }
 
 static void q3_gelu_backward_reference(const q3_gelu_args *a)
 {
+    const float *x = a->x, *dy = a->dy;
+    float *dx = a->y;
     for (int64_t i = 0; i < a->n; i++) {
-        double dx = a->dy[i] * slope(a->x[i], a->tanh_form);
-        a->y[i] = (float)(a->beta == 0 ? dx : a->y[i] + dx);
+        double d = dy[i] * slope(x[i], a->tanh_form);
+        dx[i] = (float)(a->beta == 0 ? d : dx[i] + d);
     }
 }
 

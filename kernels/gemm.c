@@ -30,6 +30,8 @@ static void finish(float *y, double sum, float bias, float alpha, float beta)
 static void nt_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_gemm_nt_args *a = arg;
+    const float *x = a->x;
+    float *y = a->y;
     (void)thread;
     for (int64_t m0 = begin; m0 < end; m0 += ROWS)
         for (int64_t n = 0; n < a->N; n++) {
@@ -41,16 +43,18 @@ static void nt_rows(void *arg, int64_t begin, int64_t end, int thread)
                 q3_weight_row(row, &a->w, n, a->K, k0, width);
                 for (int64_t m = 0; m < rows; m++)
                     for (int64_t k = 0; k < width; k++)
-                        sum[m] += (double)a->x[(m0 + m) * a->ldx + k0 + k] * row[k];
+                        sum[m] += (double)x[(m0 + m) * a->ldx + k0 + k] * row[k];
             }
             for (int64_t m = 0; m < rows; m++)
-                finish(a->y + (m0 + m) * a->ldy + n, sum[m], a->bias ? a->bias[n] : 0, a->alpha, a->beta);
+                finish(y + (m0 + m) * a->ldy + n, sum[m], a->bias ? a->bias[n] : 0, a->alpha, a->beta);
         }
 }
 
 static void nn_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_gemm_nn_args *a = arg;
+    const float *x = a->x;
+    float *y = a->y;
     (void)thread;
     for (int64_t m0 = begin; m0 < end; m0 += ROWS)
         for (int64_t k0 = 0; k0 < a->K; k0 += WIDTH) {
@@ -61,17 +65,18 @@ static void nn_rows(void *arg, int64_t begin, int64_t end, int thread)
                 q3_weight_row(row, &a->w, n, a->K, k0, width);
                 for (int64_t m = 0; m < rows; m++)
                     for (int64_t k = 0; k < width; k++)
-                        sum[m][k] += (double)a->x[(m0 + m) * a->ldx + n] * row[k];
+                        sum[m][k] += (double)x[(m0 + m) * a->ldx + n] * row[k];
             }
             for (int64_t m = 0; m < rows; m++)
                 for (int64_t k = 0; k < width; k++)
-                    finish(a->y + (m0 + m) * a->ldy + k0 + k, sum[m][k], 0, a->alpha, a->beta);
+                    finish(y + (m0 + m) * a->ldy + k0 + k, sum[m][k], 0, a->alpha, a->beta);
         }
 }
 
 static void tn_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_gemm_tn_args *a = arg;
+    const float *x = a->x, *z = a->z;
     (void)thread;
     for (int64_t n0 = begin; n0 < end; n0 += ROWS)
         for (int64_t k0 = 0; k0 < a->K; k0 += WIDTH) {
@@ -80,7 +85,7 @@ static void tn_rows(void *arg, int64_t begin, int64_t end, int thread)
             for (int64_t m = 0; m < a->M; m++)
                 for (int64_t n = 0; n < rows; n++)
                     for (int64_t k = 0; k < width; k++)
-                        sum[n][k] += (double)a->x[m * a->ldx + n0 + n] * a->z[m * a->ldz + k0 + k];
+                        sum[n][k] += (double)x[m * a->ldx + n0 + n] * z[m * a->ldz + k0 + k];
             for (int64_t n = 0; n < rows; n++)
                 for (int64_t k = 0; k < width; k++)
                     finish(a->y + (n0 + n) * a->ldy + k0 + k, sum[n][k], 0, a->alpha, a->beta);

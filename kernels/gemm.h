@@ -29,6 +29,8 @@
 #ifndef Q3_KERNELS_GEMM_H
 #define Q3_KERNELS_GEMM_H
 
+#include <stdbool.h>
+
 #include "kernels/cpu.h"
 #include "kernels/cuda.h"
 #include "kernels/dtype.h"
@@ -95,5 +97,22 @@ q3_gemm_scratch *q3_gemm_own_scratch(void);
 void q3_gemm_nt_cuda(const q3_gemm_nt_args *a, q3_cuda *cuda);
 void q3_gemm_nn_cuda(const q3_gemm_nn_args *a, q3_cuda *cuda);
 void q3_gemm_tn_cuda(const q3_gemm_tn_args *a, q3_cuda *cuda);
+
+/* A weight whose stored type is not that of the activations is converted in front of the product, into scratch that
+ * belongs to the device: at most so many bytes (the largest layer of Qwen3-VL-8B, gate and up together, is 201 MB in
+ * bf16); a larger weight is converted and multiplied in slices of rows, cut by its shape alone. */
+enum { Q3_GEMM_SCRATCH_BYTES = 256 << 20 };
+
+/* Makes the scratch large enough for a weight of `elements`; false when the device has no memory left. Products call it
+ * themselves, but who records (q3_cuda_record_begin) or plans memory calls it before. */
+bool q3_gemm_reserve(q3_cuda *cuda, int64_t elements, q3_dtype activations);
+
+/* Keeps a bf16 copy of a weight [rows, cols] on the device, which products with bf16 activations read from then on,
+ * with the same bits as without: found by w->data, which must stay as it is. False when the device has no memory left
+ * (nothing has changed then). Nothing to do, and true, for bf16 weights. */
+bool q3_weight_cache_add(q3_cuda *cuda, const q3_weight *w, int64_t rows, int64_t cols);
+
+/* Frees the scratch and the copies; called before the device is closed. */
+void q3_gemm_close(q3_cuda *cuda);
 
 #endif

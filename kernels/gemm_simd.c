@@ -520,7 +520,7 @@ static void few_columns(const q3_gemm_nt_args *a, int64_t n0, int64_t columns)
             }
         }
         for (int64_t m = 0; m < a->M; m++) {
-            const float *x = a->x + m * a->ldx + k0;
+            const float *x = (const float *)a->x + m * a->ldx + k0;
             if (padded)
                 copy_padded(s->few + m * Q3_GEMM_TERMS, x, terms);
             add_products(sum[m], w, padded ? s->few + m * Q3_GEMM_TERMS : x, terms);
@@ -528,7 +528,7 @@ static void few_columns(const q3_gemm_nt_args *a, int64_t n0, int64_t columns)
     }
     for (int64_t m = 0; m < a->M; m++)
         for (int64_t i = 0; i < columns; i++) {
-            float *y = a->y + m * a->ldy + n0 + i;
+            float *y = (float *)a->y + m * a->ldy + n0 + i;
             float v = total(sum[m][i]) * a->alpha + (a->bias ? a->bias[n0 + i] : 0);
             *y = a->beta != 0 ? v + a->beta * *y : v;
         }

@@ -4,6 +4,8 @@
 
 void q3_kv_append_cpu(const q3_kv_append_args *a)
 {
+    const float *x = a->x;
+    float *slab = a->slab;
     for (int64_t t = 0; t < a->T; t++)
-        memcpy(a->slab + a->rows[t] * a->C, a->x + t * a->C, (size_t)a->C * sizeof(float));
+        memcpy(slab + a->rows[t] * a->C, x + t * a->C, (size_t)a->C * sizeof(float));
 }

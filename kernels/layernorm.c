@@ -4,8 +4,9 @@
 
 static void q3_layernorm_forward_reference(const q3_layernorm_args *a)
 {
-    for (int64_t i = 0; i < a->rows; i++) {
-        const float *x = a->x + i * a->C;
+    const float *x = a->x;
+    float *y = a->y;
+    for (int64_t i = 0; i < a->rows; i++, x += a->C, y += a->C) {
         double m = 0, variance = 0;
         for (int64_t c = 0; c < a->C; c++)
             m += x[c] / (double)a->C;
@@ -17,39 +18,40 @@ static void q3_layernorm_forward_reference(const q3_layernorm_args *a)
         if (a->r)
             a->r[i] = (float)r;
         for (int64_t c = 0; c < a->C; c++)
-            a->y[i * a->C + c] = (float)((x[c] - m) * r * a->w[c] + a->b[c]);
+            y[c] = (float)((x[c] - m) * r * a->w[c] + a->b[c]);
     }
 }
 
 static double normal(const q3_layernorm_backward_args *a, int64_t i, int64_t c)
 {
-    return ((double)a->x[i * a->C + c] - a->m[i]) * a->r[i];
+    return ((double)((const float *)a->x)[i * a->C + c] - a->m[i]) * a->r[i];
 }
 
 static void backward_row(const q3_layernorm_backward_args *a, int64_t i)
 {
-    const float *dy = a->dy + i * a->C;
+    const float *dy = (const float *)a->dy + i * a->C;
+    float *dx = (float *)a->dx + i * a->C;
     double g_mean = 0, gh_mean = 0;
     for (int64_t c = 0; c < a->C; c++) {
         g_mean += (double)dy[c] * a->w[c] / (double)a->C;
         gh_mean += (double)dy[c] * a->w[c] * normal(a, i, c) / (double)a->C;
     }
     for (int64_t c = 0; c < a->C; c++) {
-        float *dx = &a->dx[i * a->C + c];
         double d = a->r[i] * ((double)dy[c] * a->w[c] - g_mean - normal(a, i, c) * gh_mean);
-        *dx = (float)(a->dx_beta == 0 ? d : *dx + d);
+        dx[c] = (float)(a->dx_beta == 0 ? d : dx[c] + d);
     }
 }
 
 static void q3_layernorm_backward_reference(const q3_layernorm_backward_args *a)
 {
+    const float *dy = a->dy;
     for (int64_t i = 0; a->dx && i < a->rows; i++)
         backward_row(a, i);
     for (int64_t c = 0; c < a->C; c++) {
         double dw = 0, db = 0;
         for (int64_t i = 0; i < a->rows; i++) {
-            dw += a->dy[i * a->C + c] * normal(a, i, c);
-            db += a->dy[i * a->C + c];
+            dw += dy[i * a->C + c] * normal(a, i, c);
+            db += dy[i * a->C + c];
         }
         if (a->dw)
             a->dw[c] = (float)(a->dw_beta == 0 ? dw : a->dw[c] + dw);

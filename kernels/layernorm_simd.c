@@ -41,8 +41,8 @@ static void forward_rows(void *arg, int64_t begin, int64_t end, int thread)
     const q3_layernorm_args *a = arg;
     (void)thread;
     for (int64_t i = begin; i < end; i++) {
-        const float *restrict x = a->x + i * a->C, *restrict w = a->w, *restrict b = a->b;
-        float *restrict y = a->y + i * a->C;
+        const float *restrict x = (const float *)a->x + i * a->C, *restrict w = a->w, *restrict b = a->b;
+        float *restrict y = (float *)a->y + i * a->C;
         float m = sum_of(x, a->C) / (float)a->C;
         float r = 1 / sqrtf(sum_of_squares(x, m, a->C) / (float)a->C + a->eps);
         if (a->m)
@@ -62,7 +62,7 @@ void Q3_SIMD(q3_layernorm_forward)(const q3_layernorm_args *a)
 /* Sums of g = dy w and of g (x - m). */
 static void gradient_sums(float *g_sum, float *gh_sum, const q3_layernorm_backward_args *a, int64_t i)
 {
-    const float *x = a->x + i * a->C, *dy = a->dy + i * a->C;
+    const float *x = (const float *)a->x + i * a->C, *dy = (const float *)a->dy + i * a->C;
     q3_vec s = q3_vec_all(0), t = q3_vec_all(0);
     float s_rest = 0, t_rest = 0;
     int64_t c = 0;
@@ -84,8 +84,9 @@ static void backward_rows(void *arg, int64_t begin, int64_t end, int thread)
     const q3_layernorm_backward_args *a = arg;
     (void)thread;
     for (int64_t i = begin; i < end; i++) {
-        const float *restrict x = a->x + i * a->C, *restrict dy = a->dy + i * a->C, *restrict w = a->w;
-        float *restrict dx = a->dx + i * a->C;
+        const float *restrict x = (const float *)a->x + i * a->C, *restrict w = a->w;
+        const float *restrict dy = (const float *)a->dy + i * a->C;
+        float *restrict dx = (float *)a->dx + i * a->C;
         float r = a->r[i], m = a->m[i], g_mean, k;
         gradient_sums(&g_mean, &k, a, i);
         g_mean /= (float)a->C;
@@ -108,7 +109,8 @@ static void partial_runs(void *arg, int64_t begin, int64_t end, int thread)
         for (int64_t c = 0; c < a->C; c++)
             dw[c] = db[c] = 0;
         for (int64_t i = n * Q3_LAYERNORM_RUN; i < (n + 1) * Q3_LAYERNORM_RUN && i < a->rows; i++) {
-            const float *restrict x = a->x + i * a->C, *restrict dy = a->dy + i * a->C;
+            const float *restrict x = (const float *)a->x + i * a->C;
+            const float *restrict dy = (const float *)a->dy + i * a->C;
             for (int64_t c = 0; c < a->C; c++) {
                 dw[c] += dy[c] * ((x[c] - a->m[i]) * a->r[i]);
                 db[c] += dy[c];

@@ -6,13 +6,14 @@ enum { WIDTH = 64, BLOCK = 64 }; // columns at a time, rows of a block
 
 static void columns(const q3_linear_bias_args *a, int64_t n0, int width)
 {
+    const float *dy = a->dy;
     float total[WIDTH] = { 0 };
     for (int64_t m0 = 0; m0 < a->M; m0 += BLOCK) {
         float sum[WIDTH] = { 0 };
         int64_t end = m0 + BLOCK < a->M ? m0 + BLOCK : a->M;
         for (int64_t m = m0; m < end; m++)
             for (int i = 0; i < width; i++)
-                sum[i] += a->dy[m * a->N + n0 + i];
+                sum[i] += dy[m * a->N + n0 + i];
         for (int i = 0; i < width; i++)
             total[i] += sum[i];
     }

@@ -224,6 +224,11 @@ static float mean_of(const float *x, int64_t n)
     return sum / (float)n;
 }
 
+const float *q3_nf4_nested_map(void)
+{
+    return q3_dynamic_map_signed;
+}
+
 static uint8_t nearest(const float *map, float v)
 {
     int low = 0, high = 255;

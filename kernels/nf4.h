@@ -67,6 +67,9 @@ void q3_nf4_nest_cpu(uint8_t *codes, float *scale, float *offset, const float *a
 void q3_nf4_unnest_cpu(float *absmax, const uint8_t *codes, const float *scale, float offset,
                        const float *map, int64_t blocks);
 
+/* The 256 values that the codes of q3_nf4_nest_* index (kernels/dynamic_map.h, the signed one). */
+const float *q3_nf4_nested_map(void);
+
 /* Round to nearest even, overflow to infinity, NaN stays NaN. */
 uint16_t q3_f32_to_f16(float f);
 

@@ -42,8 +42,8 @@ static void forward_rows(void *arg, int64_t begin, int64_t end, int thread)
     const q3_rmsnorm_args *a = arg;
     (void)thread;
     for (int64_t i = begin; i < end; i++) {
-        const float *restrict x = a->x + i * a->C, *restrict w = a->w;
-        float *restrict y = a->y + i * a->C;
+        const float *restrict x = (const float *)a->x + i * a->C, *restrict w = a->w;
+        float *restrict y = (float *)a->y + i * a->C;
         float r = 1 / sqrtf(sum_of_squares(x, a->C) / (float)a->C + a->eps);
         if (a->r)
             a->r[i] = r;
@@ -62,8 +62,9 @@ static void backward_rows(void *arg, int64_t begin, int64_t end, int thread)
     const q3_rmsnorm_backward_args *a = arg;
     (void)thread;
     for (int64_t i = begin; i < end; i++) {
-        const float *restrict x = a->x + i * a->C, *restrict dy = a->dy + i * a->C, *restrict w = a->w;
-        float *restrict dx = a->dx + i * a->C;
+        const float *restrict x = (const float *)a->x + i * a->C, *restrict w = a->w;
+        const float *restrict dy = (const float *)a->dy + i * a->C;
+        float *restrict dx = (float *)a->dx + i * a->C;
         float r = a->r[i], k = sum_of_products(dy, x, w, a->C) * r * r / (float)a->C;
         if (a->dx_beta == 0)
             for (int64_t c = 0; c < a->C; c++)
@@ -83,7 +84,8 @@ static void partial_runs(void *arg, int64_t begin, int64_t end, int thread)
         for (int64_t c = 0; c < a->C; c++)
             sum[c] = 0;
         for (int64_t i = n * Q3_RMSNORM_RUN; i < (n + 1) * Q3_RMSNORM_RUN && i < a->rows; i++) {
-            const float *restrict x = a->x + i * a->C, *restrict dy = a->dy + i * a->C;
+            const float *restrict x = (const float *)a->x + i * a->C;
+            const float *restrict dy = (const float *)a->dy + i * a->C;
             for (int64_t c = 0; c < a->C; c++)
                 sum[c] += dy[c] * x[c] * a->r[i];
         }

@@ -19,9 +19,11 @@ static void rotate(float *restrict y, const float *restrict x, const float *rest
 static void tokens(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_rope_args *a = arg;
+    const float *x = a->x;
+    float *y = a->y;
     (void)thread;
     for (int64_t row = begin * a->heads; row < end * a->heads; row++)
-        rotate(a->y + row * a->D, a->x + row * a->D, a->cos_sin + row / a->heads * a->D, a->D / 2,
+        rotate(y + row * a->D, x + row * a->D, a->cos_sin + row / a->heads * a->D, a->D / 2,
                a->inverse ? -1.0f : 1.0f, a->beta);
 }
 

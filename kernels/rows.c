@@ -39,9 +39,10 @@ static void blend_weight(float *y, float beta, float factor, const q3_weight *x,
 static void take_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_take_rows_args *a = arg;
+    float *y = a->y;
     (void)thread;
     for (int64_t i = begin; i < end; i++)
-        blend_weight(a->y + i * a->C, a->beta, 1, &a->x, a->index[i] * a->C, a->C);
+        blend_weight(y + i * a->C, a->beta, 1, &a->x, a->index[i] * a->C, a->C);
 }
 
 void q3_take_rows_cpu(const q3_take_rows_args *a)
@@ -53,12 +54,14 @@ void q3_take_rows_cpu(const q3_take_rows_args *a)
 static void spread_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_spread_rows_args *a = arg;
+    const float *x = a->x;
+    float *y = a->y;
     (void)thread;
     for (int64_t r = 0; r < a->rows; r++)
-        blend(a->y + r * a->C + begin, a->beta, 1, NULL, end - begin);
+        blend(y + r * a->C + begin, a->beta, 1, NULL, end - begin);
     for (int64_t i = 0; i < a->n; i++)
         if (a->index[i] != a->skip)
-            blend(a->y + a->index[i] * a->C + begin, 1, 1, a->x + i * a->C + begin, end - begin);
+            blend(y + a->index[i] * a->C + begin, 1, 1, x + i * a->C + begin, end - begin);
 }
 
 void q3_spread_rows_cpu(const q3_spread_rows_args *a)
@@ -70,15 +73,17 @@ static void copy_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_put_rows_args *a = arg;
     (void)thread;
-    blend(a->y + begin * a->C, 0, 1, a->x + begin * a->C, (end - begin) * a->C);
+    blend((float *)a->y + begin * a->C, 0, 1, (const float *)a->x + begin * a->C, (end - begin) * a->C);
 }
 
 static void put_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_put_rows_args *a = arg;
+    const float *s = a->s;
+    float *y = a->y;
     (void)thread;
     for (int64_t i = begin; i < end; i++)
-        blend(a->y + a->index[i] * a->C, a->add ? 1 : 0, 1, a->s + i * a->C, a->C);
+        blend(y + a->index[i] * a->C, a->add ? 1 : 0, 1, s + i * a->C, a->C);
 }
 
 void q3_put_rows_forward_cpu(const q3_put_rows_args *a)
@@ -90,9 +95,11 @@ void q3_put_rows_forward_cpu(const q3_put_rows_args *a)
 static void other_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_put_rows_args *a = arg;
+    const float *dy = a->x;
+    float *dx = a->y;
     (void)thread;
     for (int64_t t = begin; t < end; t++)
-        blend(a->y + t * a->C, a->beta, 1, a->taken[t] ? NULL : a->x + t * a->C, a->C);
+        blend(dx + t * a->C, a->beta, 1, a->taken[t] ? NULL : dy + t * a->C, a->C);
 }
 
 void q3_put_rows_backward_cpu(const q3_put_rows_args *a)
@@ -106,9 +113,11 @@ void q3_put_rows_backward_cpu(const q3_put_rows_args *a)
 static void columns(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_columns_args *a = arg;
+    const float *x = a->x;
+    float *y = (float *)a->y + a->y_begin;
     (void)thread;
     for (int64_t t = begin; t < end; t++)
-        blend(a->y + t * a->y_stride, a->beta, 1, a->x ? a->x + t * a->x_stride : NULL, a->n);
+        blend(y + t * a->y_stride, a->beta, 1, x ? x + t * a->x_stride + a->x_begin : NULL, a->n);
 }
 
 void q3_columns_cpu(const q3_columns_args *a)
@@ -119,9 +128,10 @@ void q3_columns_cpu(const q3_columns_args *a)
 static void interpolate(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_interpolate_args *a = arg;
+    float *y = a->y;
     (void)thread;
     for (int64_t i = 4 * begin; i < 4 * end; i++)
-        blend_weight(a->y + i / 4 * a->C, i % 4 ? 1 : 0, a->weights[i], &a->table, a->taps[i] * a->C, a->C);
+        blend_weight(y + i / 4 * a->C, i % 4 ? 1 : 0, a->weights[i], &a->table, a->taps[i] * a->C, a->C);
 }
 
 void q3_interpolate_forward_cpu(const q3_interpolate_args *a)
@@ -132,11 +142,12 @@ void q3_interpolate_forward_cpu(const q3_interpolate_args *a)
 static void spread_taps(void *arg, int64_t begin, int64_t end, int thread)
 {
     const q3_interpolate_args *a = arg;
+    const float *dy = a->dy;
     (void)thread;
     for (int64_t g = 0; g < a->G; g++)
         blend(a->dtable + g * a->C + begin, a->beta, 1, NULL, end - begin);
     for (int64_t i = 0; i < 4 * a->P; i++)
-        blend(a->dtable + a->taps[i] * a->C + begin, 1, a->weights[i], a->dy + i / 4 * a->C + begin,
+        blend(a->dtable + a->taps[i] * a->C + begin, 1, a->weights[i], dy + i / 4 * a->C + begin,
               end - begin);
 }
 

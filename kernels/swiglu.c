@@ -4,19 +4,23 @@
 
 static void q3_swiglu_forward_reference(const q3_swiglu_args *a)
 {
+    const float *x = a->a, *u = a->u;
+    float *y = a->y;
     for (int64_t i = 0; i < a->n; i++)
-        a->y[i] = (float)(a->a[i] / (1 + exp(-(double)a->a[i])) * a->u[i]);
+        y[i] = (float)(x[i] / (1 + exp(-(double)x[i])) * u[i]);
 }
 
 static void q3_swiglu_backward_reference(const q3_swiglu_backward_args *b)
 {
+    const float *dy = b->dy, *gate = b->a, *u = b->u;
+    float *da = b->da, *du = b->du;
     for (int64_t i = 0; i < b->n; i++) {
-        double a = b->a[i], S = 1 / (1 + exp(-a));
-        double da = b->dy[i] * b->u[i] * S * (1 + a * (1 - S)), du = b->dy[i] * a * S;
-        if (b->da)
-            b->da[i] = (float)(b->da_beta == 0 ? da : b->da[i] + da);
-        if (b->du)
-            b->du[i] = (float)(b->du_beta == 0 ? du : b->du[i] + du);
+        double a = gate[i], S = 1 / (1 + exp(-a));
+        double to_a = dy[i] * u[i] * S * (1 + a * (1 - S)), to_u = dy[i] * a * S;
+        if (da)
+            da[i] = (float)(b->da_beta == 0 ? to_a : da[i] + to_a);
+        if (du)
+            du[i] = (float)(b->du_beta == 0 ? to_u : du[i] + to_u);
     }
 }
 

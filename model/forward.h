@@ -18,8 +18,8 @@ typedef enum q3_checkpointing {
 
 /* The key/value cache of a generation: one slab per layer. Slots are the engine's business. */
 typedef struct q3_kv {
-    q3_tensor **k, **v;         /* [n_layers]: [S, K D] f32 */
-    const int32_t *rows;        /* [T]: where the batch's tokens go */
+    q3_tensor **k, **v;         /* [n_layers]: [S, K D], of the context's type */
+    const int32_t *device_rows; /* [T], on the device (q3_on_device): where the batch's tokens go */
     const q3_segment *segments; /* [n_rows]: who attends to what, kv_begin in rows of the slab */
 } q3_kv;
 

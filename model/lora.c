@@ -115,7 +115,7 @@ static q3_status lay_out(q3_trainable *out, q3_model *model, q3_arena *mem, cons
         tensors[n - 2]->name = names[n - 2];
         tensors[n - 1]->name = names[n - 1];
     }
-    return q3_trainable_create(out, mem, tensors, names, n);
+    return q3_trainable_create(out, mem, model->values, tensors, names, n);
 }
 
 static void set_scales(q3_model *model, const q3_lora_config *config)
@@ -130,9 +130,11 @@ static void set_scales(q3_model *model, const q3_lora_config *config)
     }
 }
 
-static void draw_initial(q3_model *model, uint64_t seed)
+static q3_status draw_initial(q3_trainable *out, q3_model *model, q3_arena *mem, uint64_t seed)
 {
     q3_mt19937 g;
+    int slot = 0;
+    size_t mark = q3_arena_mark(mem);
     q3_mt19937_seed(&g, seed);
     for (int i = 0; i < model->n_projections; i++) {
         q3_proj *p = model->projections[i];
@@ -142,10 +144,17 @@ static void draw_initial(q3_model *model, uint64_t seed)
         for (int64_t k = 0; k < na + nb; k++)
             q3_mt19937_u32(&g); // nn.Linear's own initialization of A and B, thrown away by PEFT
         float bound = (float)(1.0 / sqrt((double)q3_dim(p->lora_a, 1)));
+        float *a = Q3_NEW(mem, float, na);
+        if (!a)
+            return Q3_ERR_MEMORY;
         for (int64_t k = 0; k < na; k++)
-            q3_f32(p->lora_a)[k] = q3_mt19937_uniform(&g, -bound, bound);
-        memset(p->lora_b->data, 0, q3_nbytes(p->lora_b));
+            a[k] = q3_mt19937_uniform(&g, -bound, bound);
+        Q3_TRY(q3_trainable_set(out, slot, a, Q3_F32));
+        slot += 2; // A, and B behind it
+        q3_arena_rewind(mem, mark);
+        q3_device_fill(out->cuda, p->lora_b->data, 0, q3_nbytes(p->lora_b));
     }
+    return Q3_OK;
 }
 
 /* Layers that PEFT would adapt and this program does not must not be passed over. */
@@ -192,8 +201,7 @@ q3_status q3_lora_create(q3_trainable *out, q3_model *model, q3_arena *mem, cons
     Q3_TRY(refuse_other_layers(config));
     Q3_TRY(lay_out(out, model, mem, rank));
     set_scales(model, config);
-    draw_initial(model, seed);
-    return Q3_OK;
+    return draw_initial(out, model, mem, seed);
 }
 
 /* Module paths of both classes of the reference: "model.language_model.layers.0.x" and "model.layers.0.x". */
@@ -279,11 +287,8 @@ static q3_status bind_file(q3_trainable *out, q3_model *model, q3_arena *mem, in
         return q3_fail(Q3_ERR_FORMAT, "%s: holds no adapter tensors", path);
     int slot = 0;
     for (int i = 0; i < 2 * model->n_projections; i++)
-        if (found[i]) {
-            q3_widen(out->values + out->slots[slot].offset, found[i]->data, found[i]->dtype,
-                     out->slots[slot].n);
-            slot++;
-        }
+        if (found[i])
+            Q3_TRY(q3_trainable_set(out, slot++, found[i]->data, found[i]->dtype));
     return Q3_OK;
 }
 
@@ -457,7 +462,7 @@ static q3_status save_weights(const q3_trainable *lora, const char *path)
         t[i].shape[0] = w->shape[0];
         t[i].shape[1] = w->shape[1];
     }
-    q3_status st = q3_safetensors_write(path, t, lora->n_slots);
+    q3_status st = q3_device_save(lora->cuda, path, t, lora->n_slots);
     q3_free(t);
     return st;
 }

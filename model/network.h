@@ -7,6 +7,7 @@
 #ifndef Q3_MODEL_NETWORK_H
 #define Q3_MODEL_NETWORK_H
 
+#include "core/device.h"
 #include "core/tensor.h"
 #include "model/checkpoint_files.h"
 #include "model/config.h"
@@ -66,6 +67,7 @@ typedef struct q3_model {
     int n_params;
     q3_proj **projections; /* every linear but the head: vision blocks, mergers, then the text layers */
     int n_projections;
+    q3_arena *values;         /* borrowed: what parameters lie in, on the device that computes */
     q3_weights *files;        /* the maps that matrices lie in; NULL for random weights */
     int64_t quantized_bytes;  /* of the 4-bit matrices, their scales included */
     int64_t quantized_params; /* elements in them */

@@ -68,9 +68,8 @@ q3_tensor *q3_qwen3vl_loss(q3_ctx *ctx, const q3_model *m, const q3_forward *f, 
     int64_t n = q3_batch_targets(b, NULL, NULL);
     if (!n)
         return NULL;
-    int32_t *rows = q3_arena_alloc(&ctx->meta, (size_t)n * sizeof *rows);
-    int32_t *targets = q3_arena_alloc(&ctx->meta, (size_t)n * sizeof *targets);
-    Q3_CHECK(rows && targets, "%s", q3_error());
+    int32_t *rows = q3_list(ctx, (size_t)n * sizeof *rows);
+    int32_t *targets = q3_list(ctx, (size_t)n * sizeof *targets);
     q3_batch_targets(b, rows, targets);
     return q3_cross_entropy(ctx, q3_qwen3vl_hidden(ctx, m, f, b, rows, n), m->head, targets, scale);
 }

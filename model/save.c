@@ -53,13 +53,21 @@ const char *q3_saved_name(q3_arena *mem, const q3_model_config *c, const char *n
     return shorten ? q3_arena_printf(mem, "model.%s", name + sizeof with - 1) : q3_arena_strdup(mem, name);
 }
 
-/* Values for the writer: f32 as they are, or rounded to bf16 in a buffer that lives until the next call. */
+/* Values for the writer: from the device, rounded to bf16 where that is asked for, in a buffer that lives until the next
+ * call. */
 typedef struct converter {
     const q3_model *m;
     const char **names; // as saved, by parameter
-    uint16_t *buffer;
-    size_t capacity;
+    float *values;      // of the tensor that is being written, and behind them room for their rounded form
+    int64_t capacity;
 } converter;
+
+static const uint16_t *rounded(uint16_t *out, const float *values, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        out[i] = q3_f32_to_bf16(values[i]);
+    return out;
+}
 
 static q3_status fill(const void **data, const q3_st_tensor *t, void *arg)
 {
@@ -69,17 +77,18 @@ static q3_status fill(const void **data, const q3_st_tensor *t, void *arg)
         if (strcmp(c->names[i], t->name) != 0)
             continue;
         int64_t n = q3_numel(w);
-        if ((size_t)n > c->capacity) {
-            uint16_t *p = q3_realloc(c->buffer, (size_t)n * sizeof *p);
+        if (n > c->capacity) {
+            float *p = q3_realloc(c->values, (size_t)n * (sizeof *p + sizeof(uint16_t)));
             if (!p)
                 return Q3_ERR_MEMORY;
-            c->buffer = p;
-            c->capacity = (size_t)n;
+            c->values = p;
+            c->capacity = n;
         }
-        for (int64_t k = 0; k < n; k++)
-            c->buffer[k] = q3_f32_to_bf16(((const float *)w->data)[k]);
-        *data = c->buffer;
-        return Q3_OK;
+        q3_device_read(c->m->values->cuda, c->values, w->data, q3_nbytes(w));
+        *data = c->values;
+        if (t->dtype == Q3_BF16)
+            *data = rounded((uint16_t *)(c->values + n), c->values, n);
+        return q3_device_status(c->m->values->cuda);
     }
     return q3_fail(Q3_ERR_FAIL, "no parameter is called %s", t->name);
 }
@@ -87,9 +96,8 @@ static q3_status fill(const void **data, const q3_st_tensor *t, void *arg)
 static q3_st_tensor entry_of(const q3_model *m, const q3_tensor *w, const char *name, q3_dtype dtype)
 {
     const q3_vision_config *v = &m->config.vision;
-    q3_st_tensor t = {
-        .name = name, .dtype = dtype, .ndim = w->ndim, .data = dtype == Q3_F32 ? w->data : NULL
-    };
+    bool at_hand = dtype == Q3_F32 && !m->values->cuda;
+    q3_st_tensor t = { .name = name, .dtype = dtype, .ndim = w->ndim, .data = at_hand ? w->data : NULL };
     for (int i = 0; i < w->ndim; i++)
         t.shape[i] = w->shape[i];
     if (w == m->patch_embed.w) { // the reference's Conv3d kernel
@@ -122,7 +130,7 @@ static q3_status save_tensors(const q3_model *m, q3_arena *mem, const char *path
                                .fill = fill,
                                .arg = &c };
     q3_status st = q3_safetensors_stream(&file);
-    q3_free(c.buffer);
+    q3_free(c.values);
     return st;
 }
 

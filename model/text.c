@@ -33,7 +33,8 @@ static q3_tensor *norm_rope(q3_ctx *ctx, const decoder *d, q3_tensor *x, const q
 /* Keys or values go to their rows of the layer's slab, and the slab is what is attended to. */
 static q3_tensor *through_cache(q3_ctx *ctx, const q3_kv *kv, q3_tensor *slab, q3_tensor *x)
 {
-    const q3_kv_append_args a = { q3_f32(slab), q3_f32(x), kv->rows, q3_dim(x, 0), q3_dim(x, 1) };
+    const q3_kv_append_args a = { q3_data(slab), q3_data(x),   kv->device_rows,
+                                  q3_dim(x, 0),  q3_dim(x, 1), x->dtype };
     Q3_CALL(ctx, q3_kv_append, &a);
     return slab;
 }
@@ -71,8 +72,7 @@ static q3_tensor *decoder_layer(q3_ctx *ctx, const void *arg, q3_tensor *x)
 
 static const q3_segment *row_segments(q3_ctx *ctx, const q3_batch *b)
 {
-    q3_segment *s = q3_arena_alloc(&ctx->meta, sizeof *s * (size_t)(b->n_rows + 1));
-    Q3_CHECK(s, "%s", q3_error());
+    q3_segment *s = q3_list(ctx, sizeof *s * (size_t)(b->n_rows + 1));
     for (int i = 0; i < b->n_rows; i++) {
         int64_t begin = b->row_begin[i], n = b->row_begin[i + 1] - begin;
         s[i] = (q3_segment){ begin, n, begin, n };
@@ -84,17 +84,20 @@ static decoder decoder_of(q3_ctx *ctx, const q3_model *m, const q3_forward *f, c
 {
     const q3_text_config *c = &m->config.text;
     decoder d = { .m = m, .f = f };
-    float *table = q3_scratch(ctx, (size_t)b->n_tokens * (size_t)c->head_dim * sizeof(float));
+    size_t bytes = (size_t)b->n_tokens * (size_t)c->head_dim * sizeof(float);
+    float *table = q3_host_scratch(ctx, bytes);
     if (!ctx->dry)
         q3_rotary_text(table, b->positions, b->n_tokens, c->head_dim, c->rope_theta, c->mrope_section);
-    d.cos_sin = table;
+    d.cos_sin = q3_on_device(ctx, table, bytes);
+    const q3_segment *segments = f->kv ? f->kv->segments : row_segments(ctx, b);
     d.attention = (q3_attention_attr){
         .heads = c->heads,
         .kv_heads = c->kv_heads,
         .scale = (float)(1.0 / sqrt((double)c->head_dim)),
         .causal = true,
-        .segments = f->kv ? f->kv->segments : row_segments(ctx, b),
+        .segments = segments,
         .n_segments = b->n_rows,
+        .device_segments = q3_on_device(ctx, segments, (size_t)b->n_rows * sizeof *segments),
     };
     return d;
 }
@@ -113,8 +116,7 @@ q3_tensor *q3_text_forward(q3_ctx *ctx, const q3_model *m, const q3_forward *f, 
 {
     const q3_text_config *c = &m->config.text;
     decoder d = decoder_of(ctx, m, f, b);
-    decoder *layers = q3_arena_alloc(&ctx->meta, sizeof d * (size_t)c->layers);
-    Q3_CHECK(layers, "%s", q3_error());
+    decoder *layers = q3_list(ctx, sizeof d * (size_t)c->layers);
     q3_tensor *x = q3_embedding(ctx, m->embed, b->ids, b->n_tokens, m->config.pad);
     if (vision)
         x = q3_put_rows(ctx, x, vision->merged, b->image_rows, b->n_image_rows);

@@ -7,6 +7,7 @@
 #ifndef Q3_MODEL_TRAINABLE_H
 #define Q3_MODEL_TRAINABLE_H
 
+#include "core/device.h"
 #include "core/tensor.h"
 
 typedef struct q3_trainable_slot {
@@ -16,17 +17,21 @@ typedef struct q3_trainable_slot {
 } q3_trainable_slot;
 
 typedef struct q3_trainable {
-    float *values; /* [n] */
+    float *values; /* [n], on the device */
+    q3_cuda *cuda; /* the device; NULL: the CPU */
     int64_t n;
     q3_trainable_slot *slots;
     int n_slots;
 } q3_trainable;
 
-/* Lays out `tensors` (their shapes are set) over one buffer of the arena: data pointers are set, values are
- * copied from former data of type f32, bf16 or f16, or left uninitialized where there was none. Names are
- * borrowed. */
-q3_status q3_trainable_create(q3_trainable *out, q3_arena *mem, q3_tensor *const *tensors,
+/* Lays out `tensors` (their shapes are set) over one buffer of the arena `values`: data pointers are set, values are
+ * copied from former data of type f32, bf16 or f16 on the same device, or left uninitialized where there was none. The
+ * table lies in `mem`, names are borrowed. */
+q3_status q3_trainable_create(q3_trainable *out, q3_arena *mem, q3_arena *values, q3_tensor *const *tensors,
                               const char *const *names, int n);
+
+/* Values of one tensor from the host: `data` [n] of type f32, bf16 or f16. Error: Q3_ERR_MEMORY. */
+q3_status q3_trainable_set(q3_trainable *t, int slot, const void *data, q3_dtype dtype);
 
 /* Gradients of the tensors are added into `grads` [n] from now on; NULL: no gradient is wanted. The buffer
  * must hold zeros, or what shall be added to. */

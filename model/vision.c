@@ -28,8 +28,7 @@ static void frame_segments(tower *t, q3_ctx *ctx, const q3_batch *b)
     int64_t n = 0;
     for (int i = 0; i < b->n_images; i++)
         n += b->grids[3 * i];
-    q3_segment *s = q3_arena_alloc(&ctx->meta, sizeof *s * (size_t)(n + 1));
-    Q3_CHECK(s, "%s", q3_error());
+    q3_segment *s = q3_list(ctx, sizeof *s * (size_t)(n + 1));
     t->attention.segments = s;
     t->attention.n_segments = n;
     int64_t at = 0;
@@ -38,19 +37,21 @@ static void frame_segments(tower *t, q3_ctx *ctx, const q3_batch *b)
         for (int frame = 0; frame < b->grids[3 * i]; frame++, at += patches)
             *s++ = (q3_segment){ at, patches, at, patches };
     }
+    t->attention.device_segments = q3_on_device(ctx, t->attention.segments, (size_t)n * sizeof *s);
 }
 
 static void rotary_table(tower *t, q3_ctx *ctx, const q3_batch *b)
 {
     const q3_vision_config *c = &t->m->config.vision;
     int head_dim = c->hidden_size / c->heads;
-    float *table = q3_scratch(ctx, (size_t)b->n_patches * (size_t)head_dim * sizeof(float));
-    t->cos_sin = table;
+    size_t bytes = (size_t)b->n_patches * (size_t)head_dim * sizeof(float);
+    float *table = q3_host_scratch(ctx, bytes), *at = table;
     for (int i = 0; i < b->n_images && !ctx->dry; i++) {
         const int32_t *g = b->grids + 3 * i;
-        q3_rotary_vision(table, g[0], g[1], g[2], c->merge_size, head_dim);
-        table += (int64_t)g[0] * g[1] * g[2] * head_dim;
+        q3_rotary_vision(at, g[0], g[1], g[2], c->merge_size, head_dim);
+        at += (int64_t)g[0] * g[1] * g[2] * head_dim;
     }
+    t->cos_sin = q3_on_device(ctx, table, bytes);
 }
 
 /* Source coordinates along an axis of n patches in the table of `side` positions (aligned corners). */
@@ -84,8 +85,8 @@ static q3_tensor *position_embedding(q3_ctx *ctx, const tower *t, const q3_batch
 {
     const q3_vision_config *c = &t->m->config.vision;
     int side = c->positions_side;
-    int32_t *taps = q3_scratch(ctx, (size_t)b->n_patches * 4 * sizeof *taps);
-    float *weights = q3_scratch(ctx, (size_t)b->n_patches * 4 * sizeof *weights);
+    int32_t *taps = q3_host_scratch(ctx, (size_t)b->n_patches * 4 * sizeof *taps);
+    float *weights = q3_host_scratch(ctx, (size_t)b->n_patches * 4 * sizeof *weights);
     int64_t at = 0;
     for (int i = 0; i < b->n_images && !ctx->dry; i++) {
         const int32_t *g = b->grids + 3 * i;
@@ -142,15 +143,12 @@ q3_vision_features q3_vision_forward(q3_ctx *ctx, const q3_model *m, const q3_fo
     frame_segments(&t, ctx, b);
     rotary_table(&t, ctx, b);
 
-    int64_t shape[] = { b->n_patches, q3_dim(m->patch_embed.w, 1) };
-    q3_tensor *h = q3_tensor_wrap(&ctx->meta, (void *)(uintptr_t)b->patches, Q3_F32, 2, shape);
-    Q3_CHECK(h, "%s", q3_error());
+    q3_tensor *h = q3_input(ctx, b->patches, b->n_patches, q3_dim(m->patch_embed.w, 1));
     h = q3_project(ctx, f, &m->patch_embed, h);
     tap(f, "patch_embed", -1, h);
     h = q3_add(ctx, h, position_embedding(ctx, &t, b));
 
-    tower *layers = q3_arena_alloc(&ctx->meta, sizeof t * (size_t)c->depth); // backward may run a block again
-    Q3_CHECK(layers, "%s", q3_error());
+    tower *layers = q3_list(ctx, sizeof t * (size_t)c->depth); // backward may run a block again
     for (int i = 0; i < c->depth; i++) {
         layers[i] = t;
         layers[i].block = &m->blocks[i];

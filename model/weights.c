@@ -20,7 +20,7 @@ enum { NAME_BYTES = 256 };
 /* One pass over the network in checkpoint order; every tensor is asked for by name and shape. */
 typedef struct builder {
     q3_model *m;
-    q3_arena *mem;
+    q3_arena *mem;     // of the host: headers, names
     q3_weights *files; // NULL: random weights
     const q3_load_options *o;
     double std; // of random matrices
@@ -77,6 +77,28 @@ static float *random_values(builder *b, int64_t n, const char *name, bool matrix
     return out;
 }
 
+/* Where the device reads a host array of the loader: the array itself on the CPU, a copy elsewhere. */
+static void *placed(builder *b, const void *host, size_t bytes)
+{
+    q3_arena *values = b->m->values;
+    if (!host || !values->cuda)
+        return (void *)(uintptr_t)host;
+    void *p = q3_arena_alloc(values, bytes);
+    if (!p)
+        b->status = Q3_ERR_MEMORY;
+    else if (!values->dry)
+        q3_device_write(values->cuda, p, host, bytes);
+    return p;
+}
+
+/* Values that were made in `mem` since the mark; where they were copied, the host's go. */
+static void place(builder *b, q3_tensor *t, const void *host, size_t mark)
+{
+    t->data = placed(b, host, q3_nbytes(t));
+    if (b->m->values->cuda)
+        q3_arena_rewind(b->mem, mark);
+}
+
 static q3_tensor *new_tensor(builder *b, const char *name, int ndim, const int64_t *shape)
 {
     q3_tensor *t = q3_tensor_wrap(b->mem, NULL, Q3_F32, ndim, shape);
@@ -110,24 +132,33 @@ static q3_tensor *vector(builder *b, const char *name, int64_t n)
     q3_tensor *t = b->status ? NULL : new_tensor(b, name, 1, &n);
     if (!t)
         return NULL;
+    size_t mark = q3_arena_mark(b->mem);
     if (b->files) {
         const q3_st_tensor *s;
         b->status = q3_weights_get(&s, b->files, name, 1, &n);
-        t->data = b->status ? NULL : widened(b, s);
+        place(b, t, b->status ? NULL : widened(b, s), mark);
     } else {
-        t->data = random_values(b, n, name, false);
+        place(b, t, random_values(b, n, name, false), mark);
     }
     register_param(b, t);
     return t;
 }
 
+/* On a device the scales stay as double quantization has stored them. */
 static void bind_quantized(builder *b, q3_tensor *t, const q3_quantized *q)
 {
-    const q3_weight w = q3_quantized_weight(q);
-    t->data = (void *)(uintptr_t)w.data;
-    t->dtype = w.dtype;
-    t->block = w.block;
-    t->absmax = w.absmax;
+    size_t blocks = (size_t)q3_quantized_blocks(q), groups = (size_t)q3_quantized_groups(q);
+    t->dtype = q->code;
+    t->block = q->block;
+    t->data = placed(b, q->packed, q3_dtype_bytes(q->code, q->n));
+    if (!b->m->values->cuda || !q->nested) {
+        t->absmax = placed(b, q->absmax, blocks * sizeof(float));
+    } else {
+        t->nested.codes = placed(b, q->nested, blocks);
+        t->nested.scale = placed(b, q->scale, groups * sizeof(float));
+        t->nested.map = placed(b, q->map, 256 * sizeof(float));
+        t->nested.offset = q->offset;
+    }
     b->m->quantized_params += q->n;
     b->m->quantized_bytes += (q->n + 1) / 2 + 4 * q3_quantized_blocks(q);
 }
@@ -137,6 +168,7 @@ static void stored_4bit(builder *b, q3_tensor *t)
 {
     q3_quantized q;
     int64_t shape[2];
+    size_t mark = q3_arena_mark(b->mem);
     b->status = q3_weights_quantized(&q, shape, b->mem, b->files, t->name);
     if (b->status)
         return;
@@ -146,6 +178,8 @@ static void stored_4bit(builder *b, q3_tensor *t)
                     q3_weights_dir(b->files), t->name, (long long)shape[0], (long long)shape[1], q3_shape(t));
     else
         bind_quantized(b, t, &q);
+    if (b->m->values->cuda)
+        q3_arena_rewind(b->mem, mark);
 }
 
 static void quantize_now(builder *b, q3_tensor *t, const void *x, q3_dtype dtype)
@@ -154,15 +188,19 @@ static void quantize_now(builder *b, q3_tensor *t, const void *x, q3_dtype dtype
     const q3_quantize_args a = {
         t->name, x, dtype, q3_numel(t), b->o->code, Q3_4BIT_BLOCK, b->o->double_quant
     };
+    size_t mark = q3_arena_mark(b->mem);
     b->status = q3_quantize(&q, b->mem, &a);
     if (b->status == Q3_OK)
         bind_quantized(b, t, &q);
+    if (b->m->values->cuda)
+        q3_arena_rewind(b->mem, mark);
 }
 
 static void random_matrix(builder *b, q3_tensor *t, bool quantize)
 {
     if (!quantize) {
-        t->data = random_values(b, q3_numel(t), t->name, true);
+        size_t mark = q3_arena_mark(b->mem);
+        place(b, t, random_values(b, q3_numel(t), t->name, true), mark);
         return;
     }
     q3_arena scratch; // the values before quantization are not kept
@@ -194,8 +232,8 @@ static q3_tensor *matrix(builder *b, const char *name, int64_t rows, int64_t col
         if (b->status == Q3_OK && quantize) {
             quantize_now(b, t, s->data, s->dtype);
         } else if (b->status == Q3_OK) {
-            t->data = (void *)(uintptr_t)s->data; // stays in the map: training copies what it writes
-            t->dtype = s->dtype;
+            t->dtype = s->dtype; // on the CPU it stays in the map: training copies what it writes
+            t->data = placed(b, s->data, q3_nbytes(t));
         }
     }
     register_param(b, t);
@@ -241,10 +279,11 @@ static void patch_embedding(builder *b)
                                 c->hidden_size, c->temporal_patch_size, c->patch_size, c->patch_size);
             return;
         }
-        t->data = (void *)(uintptr_t)s->data;
         t->dtype = s->dtype;
+        t->data = placed(b, s->data, q3_nbytes(t));
     } else {
-        t->data = random_values(b, q3_numel(t), t->name, true);
+        size_t mark = q3_arena_mark(b->mem);
+        place(b, t, random_values(b, q3_numel(t), t->name, true), mark);
     }
     register_param(b, t);
     b->m->patch_embed = (q3_proj){ .path = VISUAL "patch_embed.proj", .w = t };
@@ -369,7 +408,7 @@ static q3_status random_std(double *out, const q3_model_config *c)
 
 q3_status q3_model_load(q3_model *out, q3_arena *mem, const char *dir, const q3_load_options *options)
 {
-    *out = (q3_model){ 0 };
+    *out = (q3_model){ .values = options->values ? options->values : mem };
     builder b = { .m = out, .mem = mem, .o = options };
     Q3_TRY(q3_model_config_load(&out->config, mem, dir));
     Q3_TRY(allocate(out, mem));
@@ -410,5 +449,5 @@ q3_status q3_model_train_all(q3_trainable *out, q3_model *m, q3_arena *mem)
                            "and give a model that is not quantized",
                            names[i]);
     }
-    return q3_trainable_create(out, mem, tensors, names, m->n_params);
+    return q3_trainable_create(out, mem, m->values, tensors, names, m->n_params);
 }

@@ -17,15 +17,16 @@ typedef struct q3_load_options {
     bool double_quant;       /* the block scales are quantized too */
     const char *const *skip; /* modules left in 16 bits; NULL: model.visual and lm_head */
     int n_skip;
-    bool random;   /* from config.json alone */
-    uint64_t seed; /* of random weights */
+    bool random;      /* from config.json alone */
+    uint64_t seed;    /* of random weights */
+    q3_arena *values; /* what the parameters shall lie in: an arena of the device that computes; NULL: `mem` */
 } q3_load_options;
 
 /* Is this module left in 16 bits by the options? transformers 5: a prefix of the module's name, or its
  * end. */
 bool q3_module_skipped(const q3_load_options *o, const char *path);
 
-/* Memory maps stay open until q3_model_close. Tensors and names live in `mem`. */
+/* Memory maps stay open until q3_model_close. Headers and names live in `mem`, values in options->values. */
 q3_status q3_model_load(q3_model *out, q3_arena *mem, const char *dir, const q3_load_options *options);
 void q3_model_close(q3_model *m);
 

@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "core/device.h"
+
 q3_adamw_args q3_adamw_scalars(const q3_adamw_hyper *hyper, double lr, int64_t step, bool decay)
 {
     double correction1 = 1 - pow(hyper->beta1, (double)step);
@@ -30,7 +32,7 @@ q3_adamw_args q3_adamw_bnb_scalars(const q3_adamw_hyper *hyper, double lr, int64
     return a;
 }
 
-void q3_adamw_step(float *p, const float *g, float *m, float *v, int64_t n, const q3_adamw_hyper *hyper,
+void q3_adamw_step(q3_cuda *cuda, float *p, const float *g, float *m, float *v, int64_t n, const q3_adamw_hyper *hyper,
                    double lr, int64_t step, bool decay)
 {
     q3_adamw_args a = q3_adamw_scalars(hyper, lr, step, decay);
@@ -39,5 +41,5 @@ void q3_adamw_step(float *p, const float *g, float *m, float *v, int64_t n, cons
     a.m = m;
     a.v = v;
     a.n = n;
-    q3_adamw_cpu(&a);
+    Q3_CALL_ON(cuda, q3_adamw, &a);
 }

@@ -13,7 +13,7 @@ q3_adamw_args q3_adamw_scalars(const q3_adamw_hyper *hyper, double lr, int64_t s
 q3_adamw_args q3_adamw_bnb_scalars(const q3_adamw_hyper *hyper, double lr, int64_t step, bool decay);
 
 /* p, m, v [n] are updated with g [n]; update number `step` counts from 1. */
-void q3_adamw_step(float *p, const float *g, float *m, float *v, int64_t n, const q3_adamw_hyper *hyper,
+void q3_adamw_step(q3_cuda *cuda, float *p, const float *g, float *m, float *v, int64_t n, const q3_adamw_hyper *hyper,
                    double lr, int64_t step, bool decay);
 
 #endif

@@ -1,8 +1,9 @@
 #include "optim/adamw8bit.h"
 
+#include "core/device.h"
 #include "optim/adamw.h"
 
-void q3_adamw8bit_step(float *p, const float *g, const q3_adamw8bit_state *s, int64_t n,
+void q3_adamw8bit_step(q3_cuda *cuda, float *p, const float *g, const q3_adamw8bit_state *s, int64_t n,
                        const q3_adamw_hyper *hyper, double lr, int64_t step, bool decay)
 {
     q3_adamw_args a = q3_adamw_bnb_scalars(hyper, lr, step, decay);
@@ -14,10 +15,10 @@ void q3_adamw8bit_step(float *p, const float *g, const q3_adamw8bit_state *s, in
         a.code2 = s->code2;
         a.absmax1 = s->absmax1;
         a.absmax2 = s->absmax2;
-        q3_adamw_8bit_cpu(&a);
+        Q3_CALL_ON(cuda, q3_adamw_8bit, &a);
     } else {
         a.m = s->m;
         a.v = s->v;
-        q3_adamw_bnb_cpu(&a);
+        Q3_CALL_ON(cuda, q3_adamw_bnb, &a);
     }
 }

@@ -19,7 +19,7 @@ typedef struct q3_adamw8bit_state {
 } q3_adamw8bit_state;
 
 /* p [n] and its moments are updated with g [n]; update number `step` counts from 1. */
-void q3_adamw8bit_step(float *p, const float *g, const q3_adamw8bit_state *s, int64_t n,
+void q3_adamw8bit_step(q3_cuda *cuda, float *p, const float *g, const q3_adamw8bit_state *s, int64_t n,
                        const q3_adamw_hyper *hyper, double lr, int64_t step, bool decay);
 
 #endif

@@ -10,6 +10,7 @@ struct q3_optimizer {
     q3_optimizer_kind kind;
     q3_params params;
     q3_adamw_hyper hyper;
+    q3_arena *values; // what the states lie in
     int64_t steps;
     q3_adamw8bit_state *moments; /* [params.n] */
     q3_optimizer_state *states;  /* [n_states] */
@@ -38,10 +39,11 @@ static void *add_state(q3_optimizer *o, q3_arena *mem, const q3_param *p, const 
 {
     size_t name_bytes = strlen("state..") + strlen(p->name) + strlen(what) + 1;
     char *name = q3_arena_alloc(mem, name_bytes);
-    void *data = q3_arena_zalloc(mem, q3_dtype_bytes(dtype, n));
+    void *data = q3_arena_alloc(o->values, q3_dtype_bytes(dtype, n));
     if (!name || !data)
         return NULL;
     if (!mem->dry) {
+        q3_device_fill(o->values->cuda, data, 0, q3_dtype_bytes(dtype, n));
         snprintf(name, name_bytes, "state.%s.%s", p->name, what);
         o->states[o->n_states] = (q3_optimizer_state){ name, dtype, n, data };
     }
@@ -65,12 +67,12 @@ static bool add_moments(q3_optimizer *o, q3_arena *mem, const q3_param *p, q3_ad
     return s->code1 && s->code2 && s->absmax1 && s->absmax2;
 }
 
-q3_status q3_optimizer_create(q3_optimizer **out, q3_arena *mem, q3_optimizer_kind kind,
+q3_status q3_optimizer_create(q3_optimizer **out, q3_arena *mem, q3_arena *values, q3_optimizer_kind kind,
                               const q3_params *params, const q3_adamw_hyper *hyper)
 {
     *out = NULL;
     Q3_TRY(check(params, hyper));
-    q3_optimizer made = { .kind = kind, .params = *params, .hyper = *hyper };
+    q3_optimizer made = { .kind = kind, .params = *params, .hyper = *hyper, .values = values };
     q3_optimizer *o = Q3_NEW(mem, q3_optimizer, 1);
     made.moments = Q3_NEW(mem, q3_adamw8bit_state, params->n);
     made.states = Q3_NEW(mem, q3_optimizer_state, 4 * (int64_t)params->n);
@@ -104,9 +106,9 @@ void q3_optimizer_step(q3_optimizer *o, const float *grads, double lr)
         float *p = o->params.values + t->offset;
         const float *g = grads + t->offset;
         if (o->kind == Q3_OPTIMIZER_ADAMW)
-            q3_adamw_step(p, g, s->m, s->v, t->n, &o->hyper, lr, o->steps, t->decay);
+            q3_adamw_step(o->values->cuda, p, g, s->m, s->v, t->n, &o->hyper, lr, o->steps, t->decay);
         else
-            q3_adamw8bit_step(p, g, s, t->n, &o->hyper, lr, o->steps, t->decay);
+            q3_adamw8bit_step(o->values->cuda, p, g, s, t->n, &o->hyper, lr, o->steps, t->decay);
     }
 }
 

@@ -8,7 +8,7 @@
 #ifndef Q3_OPTIM_OPTIMIZER_H
 #define Q3_OPTIM_OPTIMIZER_H
 
-#include "core/arena.h"
+#include "core/device.h"
 #include "kernels/dtype.h"
 #include "optim/params.h"
 
@@ -18,21 +18,22 @@ typedef enum q3_optimizer_kind {
     Q3_OPTIMIZER_PAGED_ADAMW_8BIT,
 } q3_optimizer_kind;
 
-/* One array of state, in the form in which a checkpoint keeps it. A loader may overwrite `data`. */
+/* One array of state, in the form in which a checkpoint keeps it. A loader may overwrite `data`
+ * (q3_device_write). */
 typedef struct q3_optimizer_state {
     const char *name; /* "state.<parameter>.exp_avg", .exp_avg_sq; 8 bits: .c1 .c2 .absmax1 .absmax2 */
     q3_dtype dtype;   /* Q3_F32 or Q3_U8 */
     int64_t n;
-    void *data;
+    void *data; /* on the device */
 } q3_optimizer_state;
 
 typedef struct q3_optimizer q3_optimizer;
 
 /* States start at zero. `params` and the hyperparameters are copied, but for params->grads, which is not
- * looked at; names and values stay with the caller and must outlive the optimizer. Everything lies in `mem`.
- * A dry arena is only counted: the optimizer is then NULL. Errors: Q3_ERR_USAGE (a hyperparameter out of
+ * looked at; names and values stay with the caller and must outlive the optimizer. States lie in `values`, an arena of
+ * the device on which parameters and gradients are, the rest in `mem`. A dry `mem` is only counted: the optimizer is then NULL. Errors: Q3_ERR_USAGE (a hyperparameter out of
  * range), Q3_ERR_MEMORY. */
-q3_status q3_optimizer_create(q3_optimizer **out, q3_arena *mem, q3_optimizer_kind kind,
+q3_status q3_optimizer_create(q3_optimizer **out, q3_arena *mem, q3_arena *values, q3_optimizer_kind kind,
                               const q3_params *params, const q3_adamw_hyper *hyper);
 
 /* One update of all parameters; grads [params->total], laid out as the values. */

@@ -90,7 +90,7 @@ static q3_status save_optimizer(const q3_trainer *t, const char *path)
         };
         tensors[i].shape[0] = states[i].n;
     }
-    q3_status st = q3_safetensors_write(path, tensors, n);
+    q3_status st = q3_device_save(t->trainable.cuda, path, tensors, n);
     q3_free(tensors);
     return st;
 }
@@ -106,7 +106,7 @@ static q3_status load_optimizer(q3_trainer *t, const char *path)
         const q3_st_tensor *s;
         st = q3_safetensors_get(&s, file, states[i].name, states[i].dtype, 1, &states[i].n);
         if (st == Q3_OK && s->bytes)
-            memcpy(states[i].data, s->data, s->bytes);
+            q3_device_write(t->trainable.cuda, states[i].data, s->data, s->bytes);
     }
     q3_safetensors_close(file);
     q3_optimizer_set_steps(t->optimizer, t->state.step);
@@ -245,7 +245,7 @@ q3_status q3_checkpoint_compare(const q3_config *now, const char *saved, const c
     return st;
 }
 
-static q3_status copy_weights(const q3_trainer *t, const q3_safetensors *file)
+static q3_status copy_weights(q3_trainer *t, const q3_safetensors *file)
 {
     for (int i = 0; i < t->trainable.n_slots; i++) {
         const q3_trainable_slot *slot = &t->trainable.slots[i];
@@ -253,7 +253,7 @@ static q3_status copy_weights(const q3_trainer *t, const q3_safetensors *file)
         if (!s || s->dtype != Q3_F32 || q3_st_elements(s) != slot->n)
             return q3_fail(Q3_ERR_FORMAT, "%s: tensor %s is missing or of another shape",
                            q3_safetensors_path(file), slot->name);
-        memcpy(t->trainable.values + slot->offset, s->data, s->bytes);
+        Q3_TRY(q3_trainable_set(&t->trainable, i, s->data, s->dtype));
     }
     return Q3_OK;
 }

@@ -1,6 +1,7 @@
 /* The rules between keys (see q3_config_check). A rule names every key it is about and a way out. */
 #include <string.h>
 
+#include "core/device.h"
 #include "train/config.h"
 
 static bool given(const q3_config *cfg, int id)
@@ -20,17 +21,25 @@ static q3_status breach(const q3_config *cfg, int id, q3_status st)
 
 static q3_status check_build(const q3_config *cfg)
 {
-    if (cfg->model.device == Q3_CONFIG_DEVICE_CUDA)
+    const char *device = cfg->model.device;
+    bool cpu = strcmp(device, "cpu") == 0 || (!q3_device_built() && strcmp(device, "auto") == 0);
+    if (!q3_device_is_name(device))
         return BREACH(cfg, Q3_KEY_model_device,
-                      "\"model.device\" is \"cuda\"; this build has no CUDA: use auto or cpu");
-    if (cfg->model.dtype == Q3_CONFIG_DTYPE_BFLOAT16)
+                      "\"model.device\" is \"%.60s\"; it must be auto, cpu, cuda or cuda:N", device);
+    if (!q3_device_built() && strncmp(device, "cuda", 4) == 0)
+        return BREACH(cfg, Q3_KEY_model_device,
+                      "\"model.device\" is \"%.60s\"; this build has no CUDA: use auto or cpu", device);
+    if (cpu && cfg->model.dtype == Q3_CONFIG_DTYPE_BFLOAT16)
         return BREACH(cfg, Q3_KEY_model_dtype,
-                      "\"model.dtype\" is \"bfloat16\"; this build computes in float32: use auto or float32");
-    if (cfg->quantization.bnb_4bit_compute_dtype == Q3_CONFIG_DTYPE_BFLOAT16)
+                      "\"model.dtype\" is \"bfloat16\"; the CPU computes in float32: use auto or float32");
+    q3_config_dtype expanded = cfg->quantization.bnb_4bit_compute_dtype;
+    if (expanded != Q3_CONFIG_DTYPE_AUTO && expanded != cfg->model.dtype &&
+        !(cpu && expanded == Q3_CONFIG_DTYPE_FLOAT32))
         return BREACH(
             cfg, Q3_KEY_quantization_bnb_4bit_compute_dtype,
-            "\"quantization.bnb_4bit_compute_dtype\" is \"bfloat16\"; this build computes in float32: use "
-            "auto or float32");
+            "\"quantization.bnb_4bit_compute_dtype\" is \"%s\"; 4-bit weights are expanded to the type of the "
+            "activations, \"model.dtype\": use auto, or set both to the same",
+            expanded == Q3_CONFIG_DTYPE_BFLOAT16 ? "bfloat16" : "float32");
     return Q3_OK;
 }
 

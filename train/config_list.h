@@ -26,16 +26,14 @@ typedef enum q3_config_dtype {
     Q3_CONFIG_DTYPE_FLOAT32,
     Q3_CONFIG_DTYPE_BFLOAT16
 } q3_config_dtype;
-typedef enum q3_config_attention {
+typedef enum q3_config_attention { /* the first four as q3_attention_kind */
     Q3_CONFIG_ATTENTION_AUTO,
+    Q3_CONFIG_ATTENTION_CUDNN,
+    Q3_CONFIG_ATTENTION_FLASH,
+    Q3_CONFIG_ATTENTION_REFERENCE,
     Q3_CONFIG_ATTENTION_SDPA,
-    Q3_CONFIG_ATTENTION_FLASH
+    Q3_CONFIG_ATTENTION_FLASH_2
 } q3_config_attention;
-typedef enum q3_config_device {
-    Q3_CONFIG_DEVICE_AUTO,
-    Q3_CONFIG_DEVICE_CPU,
-    Q3_CONFIG_DEVICE_CUDA
-} q3_config_device;
 typedef enum q3_config_quant { Q3_CONFIG_QUANT_NF4, Q3_CONFIG_QUANT_FP4 } q3_config_quant;
 typedef enum q3_config_bias { Q3_CONFIG_BIAS_NONE } q3_config_bias;
 typedef enum q3_config_overflow {
@@ -79,10 +77,12 @@ typedef enum q3_config_metric { Q3_CONFIG_METRIC_EVAL_LOSS } q3_config_metric;
     X(model, init, ENUM(q3_config_init, "pretrained", "pretrained|random"), \
       "random: weights drawn from train.seed, only config.json and the tokenizer are read") \
     X(model, dtype, ENUM(q3_config_dtype, "auto", "auto|float32|bfloat16"), \
-      "type of activations and frozen weights that are not quantized; auto: float32 on the CPU") \
-    X(model, attention, ENUM(q3_config_attention, "auto", "auto|sdpa|flash_attention_2"), \
-      "names that other trainers know; one exact kernel serves all of them") \
-    X(model, device, ENUM(q3_config_device, "auto", "auto|cpu|cuda"), "where to compute; auto: the CPU in this build")
+      "type of activations; auto: bfloat16 on CUDA, float32 on the CPU, which has nothing else") \
+    X(model, attention, \
+      ENUM(q3_config_attention, "auto", "auto|cudnn|flash|reference|sdpa|flash_attention_2"), \
+      "on CUDA; auto, sdpa and flash_attention_2: cuDNN where it serves, else the program's own flash") \
+    X(model, device, TEXT("auto"), \
+      "cpu, cuda or cuda:N; auto: the first CUDA device if there is one, else the CPU")
 
 #define Q3_CONFIG_QUANTIZATION(X) \
     X(quantization, load_in_4bit, BOOL("true"), "hold the frozen linear layers in 4 bits") \

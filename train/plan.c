@@ -124,7 +124,7 @@ static q3_status choose(q3_trainer *t, const q3_batch *b, const char *largest)
     int asked = t->config->train.gradient_checkpointing; // auto, none, half, full
     int first = asked == Q3_CONFIG_CHECKPOINTING_AUTO ? 0 : asked - 1;
     int last = asked == Q3_CONFIG_CHECKPOINTING_AUTO ? 2 : first;
-    size_t free_bytes = q3_memory_available();
+    size_t free_bytes = q3_device_available(t->cuda);
     for (int choice = first; choice <= last; choice++) {
         t->forward.checkpointing = (q3_checkpointing)choice;
         Q3_TRY(dry_run(&t->step_plan, t, b));
@@ -151,7 +151,7 @@ static q3_status plan_batch(q3_trainer *t, q3_arena *mem, const sample_size *siz
                        "lower data.max_pixels",
                        t->config->data.train);
     Q3_TRY(hollow_batch(&batch, mem, t, sizes, n));
-    Q3_TRY(q3_grad_tree_begin(&t->tree, &t->run, &t->trainable));
+    Q3_TRY(q3_grad_tree_begin(&t->tree, &t->values, &t->trainable));
     Q3_TRY(q3_dataset_get(&largest, t->train_data, sizes[0].index));
     q3_status st = choose(t, &batch, largest.where);
     q3_sample_free(&largest);

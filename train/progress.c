@@ -49,9 +49,8 @@ void q3_progress_summary(const q3_trainer *t, const char *checkpoint)
             (long long)t->total_steps, (long long)c->train.per_device_train_batch_size,
             (long long)t->accumulation, (double)t->total_steps / (double)t->updates, c->train.learning_rate);
     q3_info("device      cpu, %d threads, %s kernels", q3_pool_threads(), q3_cpu_level_name(q3_cpu_level()));
-    if (c->model.attention != Q3_CONFIG_ATTENTION_AUTO)
-        q3_info("attention   the program's own kernel, exact and in blocks, in place of %s",
-                c->model.attention == Q3_CONFIG_ATTENTION_SDPA ? "sdpa" : "flash_attention_2");
+    if (c->model.attention != Q3_CONFIG_ATTENTION_AUTO && !t->cuda)
+        q3_info("attention   the program's own kernel, exact and in blocks, whatever model.attention says");
     q3_info("memory      %s for a step (gradient checkpointing %s), %s for weights and optimizer",
             q3_bytes(t->step_plan), checkpointing[t->forward.checkpointing], q3_bytes(t->run.used));
     q3_info("output      %s", t->output_dir);

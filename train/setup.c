@@ -23,7 +23,8 @@ static q3_status open_model(q3_trainer *t)
                                       .skip = c->quantization.skip_modules.items,
                                       .n_skip = c->quantization.skip_modules.n,
                                       .random = c->model.init == Q3_CONFIG_INIT_RANDOM,
-                                      .seed = (uint64_t)c->train.seed };
+                                      .seed = (uint64_t)c->train.seed,
+                                      .values = &t->values };
     Q3_TRY(q3_model_load(&t->model, &t->run, c->model.path, &options));
     q3_model_parameters(&t->model.config, &t->text_params, &t->vision_params);
     return Q3_OK;
@@ -89,7 +90,8 @@ static q3_status open_collator(q3_trainer *t)
                        c->model.path);
     Q3_TRY(q3_tokenizer_open(&t->tokenizer, c->model.path));
     if (!q3_chat_template_known(c->model.path))
-        q3_warn("%s: its chat template is not that of Qwen3-VL-Instruct, which this program writes out; the model may "
+        q3_warn("%s: its chat template is not that of Qwen3-VL-Instruct, which this program writes out; the "
+                "model may "
                 "expect another form",
                 c->model.path);
     Q3_TRY(q3_collator_init(&t->collator, c->model.path, t->tokenizer, m->image_token, m->video_token,
@@ -242,15 +244,32 @@ static q3_status open_optimizer(q3_trainer *t)
         .values = t->trainable.values, .total = t->trainable.n, .table = table, .n = t->trainable.n_slots
     };
     const q3_adamw_hyper hyper = { c->adam_beta1, c->adam_beta2, c->adam_epsilon, c->weight_decay };
-    Q3_TRY(q3_clip_create(&t->clip, &t->run, &t->params));
-    return q3_optimizer_create(&t->optimizer, &t->run, (q3_optimizer_kind)c->optim, &t->params, &hyper);
+    Q3_TRY(q3_clip_create(&t->clip, &t->run, &t->values, &t->params));
+    return q3_optimizer_create(&t->optimizer, &t->run, &t->values, (q3_optimizer_kind)c->optim, &t->params,
+                               &hyper);
+}
+
+static q3_status open_device(q3_trainer *t)
+{
+    const q3_config_model *c = &t->config->model;
+    Q3_TRY(q3_device_open(&t->cuda, c->device));
+    if (!t->cuda && c->dtype == Q3_CONFIG_DTYPE_BFLOAT16)
+        return q3_fail(Q3_ERR_USAGE,
+                       "model.dtype is bfloat16, and the CPU computes in float32: use auto or float32");
+    if (t->cuda)
+        t->cuda->attention = c->attention <= Q3_CONFIG_ATTENTION_REFERENCE ? (q3_attention_kind)c->attention
+                                                                           : Q3_ATTENTION_AUTO;
+    return Q3_OK;
 }
 
 static q3_status open_ground(q3_trainer *t)
 {
+    Q3_TRY(open_device(t));
     Q3_TRY(q3_arena_create(&t->run, "run arena", RUN_BYTES));
-    Q3_TRY(q3_arena_create(&t->step, "step arena", STEP_BYTES));
+    Q3_TRY(q3_device_arena_create(&t->values, t->cuda, "parameters", RUN_BYTES));
+    Q3_TRY(q3_device_arena_create(&t->step, t->cuda, "step arena", STEP_BYTES));
     Q3_TRY(q3_ctx_create(&t->ctx, &t->step));
+    t->ctx.dtype = t->cuda && t->config->model.dtype != Q3_CONFIG_DTYPE_FLOAT32 ? Q3_BF16 : Q3_F32;
     t->ctx.seed = (uint64_t)t->config->train.seed;
     return t->config->model.path ? Q3_OK : q3_fail(Q3_ERR_USAGE, "model.path is not set: which model?");
 }
@@ -310,6 +329,8 @@ void q3_trainer_close(q3_trainer *t)
     q3_model_close(&t->model);
     q3_ctx_destroy(&t->ctx);
     q3_arena_destroy(&t->step);
+    q3_arena_destroy(&t->values);
     q3_arena_destroy(&t->run);
+    q3_device_close(t->cuda);
     *t = (q3_trainer){ 0 };
 }

@@ -26,21 +26,21 @@ q3_status q3_grad_tree_begin(q3_grad_tree *tree, q3_arena *mem, q3_trainable *tr
     memset(tree->full, 0, sizeof tree->full);
     if (!tree->current && !(tree->current = fresh(tree, mem)))
         return Q3_ERR_MEMORY;
-    memset(tree->current, 0, (size_t)tree->n * sizeof(float));
+    q3_device_fill(mem->cuda, tree->current, 0, (size_t)tree->n * sizeof(float));
     q3_trainable_bind(trainable, tree->current);
     return Q3_OK;
 }
 
-static void add(float *to, const float *left, const float *right, int64_t n)
+static void add(q3_cuda *cuda, float *to, const float *left, const float *right, int64_t n)
 {
-    q3_add_forward_cpu(&(q3_add_args){ to, left, right, n });
+    Q3_CALL_ON(cuda, q3_add_forward, (&(q3_add_args){ to, left, right, n, Q3_F32 }));
 }
 
 q3_status q3_grad_tree_push(q3_grad_tree *tree, q3_arena *mem, q3_trainable *trainable)
 {
     int level = 0;
     for (; tree->full[level]; level++) { // as in counting: two of a kind make one of the next
-        add(tree->level[level], tree->level[level], tree->current, tree->n);
+        add(mem->cuda, tree->level[level], tree->level[level], tree->current, tree->n);
         float *sum = tree->level[level];
         tree->level[level] = tree->current;
         tree->current = sum;
@@ -53,19 +53,19 @@ q3_status q3_grad_tree_push(q3_grad_tree *tree, q3_arena *mem, q3_trainable *tra
     tree->full[level] = true;
     tree->current = spare;
     tree->count++;
-    memset(spare, 0, (size_t)tree->n * sizeof(float));
+    q3_device_fill(mem->cuda, spare, 0, (size_t)tree->n * sizeof(float));
     q3_trainable_bind(trainable, spare);
     return Q3_OK;
 }
 
-float *q3_grad_tree_sum(q3_grad_tree *tree)
+float *q3_grad_tree_sum(q3_grad_tree *tree, q3_cuda *cuda)
 {
     float *sum = NULL;
     for (int level = 0; level < Q3_TREE_LEVELS; level++) {
         if (!tree->full[level])
             continue;
         if (sum)
-            add(tree->level[level], tree->level[level], sum, tree->n);
+            add(cuda, tree->level[level], tree->level[level], sum, tree->n);
         sum = tree->level[level];
     }
     return sum;
@@ -100,7 +100,7 @@ static q3_status micro_batch(double *loss_sum, int64_t *supervised, q3_trainer *
     q3_tensor *loss = q3_qwen3vl_loss(&t->ctx, &t->model, &t->forward, b, (float)scale);
     q3_backward(&t->ctx, loss, 1.0f);
     Q3_TRY(q3_ctx_status(&t->ctx));
-    double value = *q3_f32(loss);
+    double value = (double)q3_value(&t->ctx, loss);
     if (!isfinite(value))
         return not_finite(t, l, value);
     *loss_sum += value;
@@ -112,23 +112,26 @@ q3_status q3_train_step(q3_step_result *out, q3_trainer *t, q3_loader *loader)
 {
     int64_t window = q3_window_size(t, t->state.batch), supervised = 0;
     *out = (q3_step_result){ .learning_rate = q3_schedule_lr(&t->schedule, t->state.step) };
-    Q3_TRY(q3_grad_tree_begin(&t->tree, &t->run, &t->trainable));
+    Q3_TRY(q3_grad_tree_begin(&t->tree, &t->values, &t->trainable));
     for (int64_t i = 0; i < window; i++) {
         const q3_loaded *l;
         Q3_TRY(q3_loader_next(&l, loader));
         Q3_TRY(micro_batch(&out->loss, &supervised, t, l, window));
-        Q3_TRY(q3_grad_tree_push(&t->tree, &t->run, &t->trainable));
+        Q3_TRY(q3_grad_tree_push(&t->tree, &t->values, &t->trainable));
         out->tokens += l->batch.n_tokens;
         t->state.batch++;
     }
-    t->params.grads = q3_grad_tree_sum(&t->tree);
+    t->params.grads = q3_grad_tree_sum(&t->tree, t->cuda);
     if (t->config->train.loss_normalization == Q3_CONFIG_LOSS_TOKEN_MEAN && supervised) {
         out->loss /= (double)supervised;
-        q3_gradient_scale_cpu(&(q3_gradient_args){
-            .g = t->params.grads, .n = t->params.total, .factor = (float)(1.0 / (double)supervised) });
+        Q3_CALL_ON(t->cuda, q3_gradient_scale,
+                   (&(q3_gradient_args){ .g = t->params.grads,
+                                         .n = t->params.total,
+                                         .factor = (float)(1.0 / (double)supervised) }));
     }
     Q3_TRY(q3_clip_gradients(&out->grad_norm, &t->clip, t->config->train.max_grad_norm));
     q3_optimizer_step(t->optimizer, t->params.grads, out->learning_rate);
+    Q3_TRY(q3_device_status(t->cuda));
     t->state.step++;
     int64_t whole = (t->state.batch - 1) / t->per_epoch; // summed as transformers does, to the last bit
     t->state.epoch = (double)whole + (double)(t->state.batch - whole * t->per_epoch) / (double)t->per_epoch;

@@ -1,7 +1,7 @@
 /* train/trainer.h - a run: the model, what is trained, the data, the optimizer, and how far it has come.
  *
  * setup.c opens it, step.c makes one optimizer step, loop.c runs to the end, checkpoint.c saves and restores. Two
- * arenas: `run` until the end, `step` for the values of a step.
+ * lifetimes: `run` and `values` until the end, `step` for the values of a step.
  */
 #ifndef Q3_TRAIN_TRAINER_H
 #define Q3_TRAIN_TRAINER_H
@@ -29,7 +29,9 @@ typedef struct q3_grad_tree {
 
 typedef struct q3_trainer {
     q3_config *config; /* borrowed */
-    q3_arena run, step;
+    q3_cuda *cuda;      /* the device that computes; NULL: the CPU */
+    q3_arena run, step; /* run: on the host; step: on the device */
+    q3_arena values;    /* of the run, on the device: parameters, gradients, optimizer states */
     q3_ctx ctx;
     q3_model model;
     q3_trainable trainable;
@@ -85,11 +87,12 @@ int64_t q3_trainer_parameters(const q3_trainer *t);
 /* Micro-batches of the window that begins at batch number `batch`. */
 int64_t q3_window_size(const q3_trainer *t, int64_t batch);
 
-/* Clears the tree for a new window; binds the model's gradients to its current buffer. */
+/* Clears the tree for a new window; binds the model's gradients to its current buffer. Buffers lie in `mem`, on the
+ * device. */
 q3_status q3_grad_tree_begin(q3_grad_tree *tree, q3_arena *mem, q3_trainable *trainable);
 /* The current buffer joins the tree and is replaced by a zeroed one. */
 q3_status q3_grad_tree_push(q3_grad_tree *tree, q3_arena *mem, q3_trainable *trainable);
 /* The sum of the window; valid until the next begin. */
-float *q3_grad_tree_sum(q3_grad_tree *tree);
+float *q3_grad_tree_sum(q3_grad_tree *tree, q3_cuda *cuda);
 
 #endif

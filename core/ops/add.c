@@ -11,7 +11,8 @@ q3_tensor *q3_add(q3_ctx *ctx, q3_tensor *a, q3_tensor *b)
 
 static void forward(q3_ctx *ctx, q3_node *n)
 {
-    const q3_add_args a = { q3_f32(n->out), q3_f32(n->in[0]), q3_f32(n->in[1]), q3_numel(n->out) };
+    const q3_add_args a = { q3_data(n->out), q3_data(n->in[0]), q3_data(n->in[1]), q3_numel(n->out),
+                            n->out->dtype };
     Q3_CALL(ctx, q3_add_forward, &a);
 }
 

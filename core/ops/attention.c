@@ -18,9 +18,14 @@ q3_tensor *q3_attention(q3_ctx *ctx, q3_tensor *q, q3_tensor *k, q3_tensor *v, q
     n->attr.causal = attr.causal;
     n->attr.segments = attr.segments;
     n->attr.n = attr.n_segments;
+    n->attr.device_index = attr.device_segments;
+    if (!attr.device_segments)
+        n->attr.device_index =
+            q3_on_device(ctx, attr.segments, (size_t)attr.n_segments * sizeof *attr.segments);
     n->out = q3_like(ctx, q);
     if (ctx->recording)
-        n->saved[0] = q3_new2(ctx, q3_rows(q), attr.heads); // log of the sum of exponentials
+        n->saved[0] =
+            q3_new_f32(ctx, 2, (const int64_t[]){ q3_rows(q), attr.heads }); // log of the sum of exponentials
     return q3_record(ctx, n);
 }
 
@@ -48,18 +53,20 @@ static void check_segments(const q3_node *n, bool disjoint)
 static q3_attention_args args_of(const q3_node *n)
 {
     return (q3_attention_args){
-        .o = q3_f32(n->out),
+        .o = q3_data(n->out),
         .lse = q3_f32(n->saved[0]),
-        .q = q3_f32(n->in[0]),
-        .k = q3_f32(n->in[1]),
-        .v = q3_f32(n->in[2]),
+        .q = q3_data(n->in[0]),
+        .k = q3_data(n->in[1]),
+        .v = q3_data(n->in[2]),
         .segments = (const int64_t *)n->attr.segments,
+        .device_segments = n->attr.device_index,
         .n_segments = n->attr.n,
         .heads = n->attr.heads,
         .kv_heads = n->attr.kv_heads,
         .head_size = (int)(q3_dim(n->in[0], -1) / n->attr.heads),
         .scale = n->attr.scale,
         .causal = n->attr.causal,
+        .dtype = n->out->dtype,
     };
 }
 

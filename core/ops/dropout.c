@@ -14,10 +14,12 @@ void q3_dropout_attr(const q3_ctx *ctx, q3_node *n, float p, uint32_t stream)
     n->attr.key[1] = stream;
 }
 
-q3_dropout_args q3_dropout_args_of(const q3_ctx *ctx, const q3_node *n, float *y, const float *x,
-                                   int64_t count, float beta)
+q3_dropout_args q3_dropout_args_of(const q3_ctx *ctx, const q3_node *n, void *y, const void *x, int64_t count,
+                                   float beta)
 {
-    q3_dropout_args a = { .y = y, .x = x, .n = count, .p = n->attr.dropout, .beta = beta };
+    q3_dropout_args a = {
+        .y = y, .x = x, .n = count, .p = n->attr.dropout, .beta = beta, .dtype = n->in[0]->dtype
+    };
     q3_random_counter(a.key, a.counter,
                       &(q3_random){ .seed = ctx->seed,
                                     .purpose = Q3_RANDOM_DROPOUT,
@@ -37,14 +39,15 @@ q3_tensor *q3_dropout(q3_ctx *ctx, q3_tensor *x, float p, uint32_t stream)
 static void forward(q3_ctx *ctx, q3_node *n)
 {
     const q3_dropout_args a =
-        q3_dropout_args_of(ctx, n, q3_f32(n->out), q3_f32(n->in[0]), q3_numel(n->out), 0);
+        q3_dropout_args_of(ctx, n, q3_data(n->out), q3_data(n->in[0]), q3_numel(n->out), 0);
     Q3_CALL(ctx, q3_dropout_forward, &a);
 }
 
 /* The same factors, on the gradient. */
 static void backward(q3_ctx *ctx, q3_node *n)
 {
-    float beta, *dx = q3_grad(ctx, n->in[0], &beta);
+    float beta;
+    void *dx = q3_grad(ctx, n->in[0], &beta);
     if (!dx)
         return;
     const q3_dropout_args a = q3_dropout_args_of(ctx, n, dx, n->out->grad, q3_numel(n->out), beta);

@@ -13,7 +13,7 @@
 void q3_dropout_attr(const q3_ctx *ctx, q3_node *n, float p, uint32_t stream);
 
 /* Arguments of the kernel for y = beta y + drop(x) over `count` elements. */
-q3_dropout_args q3_dropout_args_of(const q3_ctx *ctx, const q3_node *n, float *y, const float *x,
+q3_dropout_args q3_dropout_args_of(const q3_ctx *ctx, const q3_node *n, void *y, const void *x,
                                    int64_t count, float beta);
 
 #endif

@@ -7,6 +7,7 @@ q3_tensor *q3_embedding(q3_ctx *ctx, q3_tensor *table, const int32_t *ids, int64
     Q3_CHECK(table->ndim == 2, "table %s", q3_shape(table));
     q3_node *node = q3_node_new(ctx, Q3_OP_EMBEDDING, table, NULL, NULL, NULL, NULL);
     node->attr.index = ids;
+    node->attr.device_index = q3_on_device(ctx, ids, (size_t)n * sizeof *ids);
     node->attr.n = n;
     node->attr.skip = skip;
     node->out = q3_new2(ctx, n, table->shape[1]);
@@ -17,11 +18,12 @@ static void forward(q3_ctx *ctx, q3_node *n)
 {
     const q3_tensor *table = n->in[0];
     q3_check_rows(ctx, n);
-    const q3_take_rows_args a = { .y = q3_f32(n->out),
+    const q3_take_rows_args a = { .y = q3_data(n->out),
                                   .x = q3_as_weight(table),
-                                  .index = n->attr.index,
+                                  .index = n->attr.device_index,
                                   .n = n->attr.n,
-                                  .C = table->shape[1] };
+                                  .C = table->shape[1],
+                                  .dtype = ctx->dtype };
     Q3_CALL(ctx, q3_take_rows, &a);
 }
 
@@ -29,11 +31,13 @@ static void backward(q3_ctx *ctx, q3_node *n)
 {
     q3_spread_rows_args a = {
         .x = n->out->grad,
-        .index = n->attr.index,
+        .index = n->attr.device_index,
         .n = n->attr.n,
         .C = n->in[0]->shape[1],
         .rows = n->in[0]->shape[0],
         .skip = n->attr.skip,
+        .dtype = n->out->dtype,
+        .y_dtype = n->in[0]->dtype,
     };
     a.y = q3_grad(ctx, n->in[0], &a.beta);
     if (a.y)

@@ -11,17 +11,21 @@ q3_tensor *q3_gelu(q3_ctx *ctx, q3_tensor *x, bool tanh_form)
 
 static void forward(q3_ctx *ctx, q3_node *n)
 {
-    const q3_gelu_args a = {
-        .y = q3_f32(n->out), .x = q3_f32(n->in[0]), .n = q3_numel(n->out), .tanh_form = n->attr.kind == 1
-    };
+    const q3_gelu_args a = { .y = q3_data(n->out),
+                             .x = q3_data(n->in[0]),
+                             .n = q3_numel(n->out),
+                             .tanh_form = n->attr.kind == 1,
+                             .dtype = n->out->dtype };
     Q3_CALL(ctx, q3_gelu_forward, &a);
 }
 
 static void backward(q3_ctx *ctx, q3_node *n)
 {
-    q3_gelu_args a = {
-        .x = q3_f32(n->in[0]), .dy = n->out->grad, .n = q3_numel(n->out), .tanh_form = n->attr.kind == 1
-    };
+    q3_gelu_args a = { .x = q3_data(n->in[0]),
+                       .dy = n->out->grad,
+                       .n = q3_numel(n->out),
+                       .tanh_form = n->attr.kind == 1,
+                       .dtype = n->out->dtype };
     a.y = q3_grad(ctx, n->in[0], &a.beta);
     if (a.y)
         Q3_CALL(ctx, q3_gelu_backward, &a);

@@ -15,12 +15,14 @@ static void forward(q3_ctx *ctx, q3_node *n)
 {
     int64_t C = q3_dim(n->in[0], -1), width = q3_dim(n->out, -1);
     const q3_columns_args a = {
-        .y = q3_f32(n->out),
-        .x = q3_f32(n->in[0]) + n->attr.begin,
+        .y = q3_data(n->out),
+        .x = q3_data(n->in[0]),
         .T = q3_rows(n->out),
         .n = width,
         .y_stride = width,
         .x_stride = C,
+        .x_begin = n->attr.begin,
+        .dtype = n->out->dtype,
     };
     Q3_CALL(ctx, q3_columns, &a);
 }
@@ -29,15 +31,18 @@ static void forward(q3_ctx *ctx, q3_node *n)
 static void backward(q3_ctx *ctx, q3_node *n)
 {
     int64_t C = q3_dim(n->in[0], -1), width = q3_dim(n->out, -1), begin = n->attr.begin;
-    float beta, *dx = q3_grad(ctx, n->in[0], &beta);
+    float beta;
+    void *dx = q3_grad(ctx, n->in[0], &beta);
     if (!dx)
         return;
-    const q3_columns_args left = { .y = dx, .T = q3_rows(n->out), .n = begin, .y_stride = C, .beta = beta };
+    const q3_columns_args left = {
+        .y = dx, .T = q3_rows(n->out), .n = begin, .y_stride = C, .beta = beta, .dtype = n->out->dtype
+    };
     q3_columns_args middle = left, right = left;
-    middle.y = dx + begin;
+    middle.y_begin = begin;
     middle.n = middle.x_stride = width;
     middle.x = n->out->grad;
-    right.y = dx + begin + width;
+    right.y_begin = begin + width;
     right.n = C - begin - width;
     Q3_CALL(ctx, q3_columns, &left);
     Q3_CALL(ctx, q3_columns, &middle);

@@ -6,7 +6,8 @@ q3_tensor *q3_interpolate(q3_ctx *ctx, q3_tensor *table, const int32_t *taps, co
     Q3_CHECK(table->ndim == 2, "table %s", q3_shape(table));
     q3_node *node = q3_node_new(ctx, Q3_OP_INTERPOLATE, table, NULL, NULL, NULL, NULL);
     node->attr.index = taps;
-    node->attr.weights = weights;
+    node->attr.device_index = q3_on_device(ctx, taps, 4 * (size_t)n * sizeof *taps);
+    node->attr.weights = q3_on_device(ctx, weights, 4 * (size_t)n * sizeof *weights);
     node->attr.n = n;
     node->out = q3_new2(ctx, n, table->shape[1]);
     return q3_record(ctx, node);
@@ -15,14 +16,15 @@ q3_tensor *q3_interpolate(q3_ctx *ctx, q3_tensor *table, const int32_t *taps, co
 static q3_interpolate_args args_of(const q3_node *n)
 {
     return (q3_interpolate_args){
-        .y = q3_f32(n->out),
+        .y = q3_data(n->out),
         .table = q3_as_weight(n->in[0]),
         .dy = n->out->grad,
-        .taps = n->attr.index,
+        .taps = n->attr.device_index,
         .weights = n->attr.weights,
         .P = n->attr.n,
         .C = n->in[0]->shape[1],
         .G = n->in[0]->shape[0],
+        .dtype = n->out->dtype,
     };
 }
 
@@ -30,8 +32,8 @@ static void forward(q3_ctx *ctx, q3_node *n)
 {
     const q3_interpolate_args a = args_of(n);
     for (int64_t i = 0; !ctx->dry && i < 4 * a.P; i++)
-        Q3_CHECK(a.taps[i] >= 0 && a.taps[i] < a.G, "tap %d at %lld, table %s", a.taps[i], (long long)i,
-                 q3_shape(n->in[0]));
+        Q3_CHECK(n->attr.index[i] >= 0 && n->attr.index[i] < a.G, "tap %d at %lld, table %s",
+                 n->attr.index[i], (long long)i, q3_shape(n->in[0]));
     Q3_CALL(ctx, q3_interpolate_forward, &a);
 }
 

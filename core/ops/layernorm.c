@@ -11,7 +11,7 @@ q3_tensor *q3_layernorm(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b, f
     n->out = q3_like(ctx, x);
     for (int i = 0; ctx->recording && i < 2; i++) {
         int64_t rows = q3_rows(x);
-        n->saved[i] = q3_new(ctx, 1, &rows); // mean and 1/std of each row
+        n->saved[i] = q3_new_f32(ctx, 1, &rows); // mean and 1/std of each row
     }
     return q3_record(ctx, n);
 }
@@ -19,15 +19,16 @@ q3_tensor *q3_layernorm(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b, f
 static void forward(q3_ctx *ctx, q3_node *n)
 {
     const q3_layernorm_args a = {
-        .y = q3_f32(n->out),
+        .y = q3_data(n->out),
         .m = q3_f32(n->saved[0]),
         .r = q3_f32(n->saved[1]),
-        .x = q3_f32(n->in[0]),
+        .x = q3_data(n->in[0]),
         .w = q3_f32(n->in[1]),
         .b = q3_f32(n->in[2]),
         .rows = q3_rows(n->out),
         .C = q3_dim(n->out, -1),
         .eps = n->attr.eps,
+        .dtype = n->out->dtype,
     };
     Q3_CALL(ctx, q3_layernorm_forward, &a);
 }
@@ -36,12 +37,13 @@ static void backward(q3_ctx *ctx, q3_node *n)
 {
     q3_layernorm_backward_args a = {
         .dy = n->out->grad,
-        .x = q3_f32(n->in[0]),
+        .x = q3_data(n->in[0]),
         .m = q3_f32(n->saved[0]),
         .r = q3_f32(n->saved[1]),
         .w = q3_f32(n->in[1]),
         .rows = q3_rows(n->out),
         .C = q3_dim(n->out, -1),
+        .dtype = n->out->dtype,
     };
     a.dx = q3_grad(ctx, n->in[0], &a.dx_beta);
     a.dw = q3_grad(ctx, n->in[1], &a.dw_beta);

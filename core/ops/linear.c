@@ -15,36 +15,52 @@ q3_tensor *q3_linear(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b)
 static void forward(q3_ctx *ctx, q3_node *n)
 {
     const q3_tensor *x = n->in[0], *w = n->in[1];
-    const q3_gemm_nt_args a = { .y = q3_f32(n->out),
-                                .x = q3_f32(x),
+    const q3_gemm_nt_args a = { .y = q3_data(n->out),
+                                .x = q3_data(x),
                                 .w = q3_as_weight(w),
                                 .bias = q3_f32(n->in[2]),
                                 .M = q3_rows(x),
                                 .N = w->shape[0],
                                 .K = w->shape[1],
-                                .alpha = 1 };
+                                .alpha = 1,
+                                .dtype = n->out->dtype };
     Q3_CALL(ctx, q3_gemm_nt, &a);
 }
 
 static void backward(q3_ctx *ctx, q3_node *n)
 {
     const q3_tensor *x = n->in[0], *w = n->in[1];
-    const float *dy = n->out->grad;
+    const void *dy = n->out->grad;
     int64_t M = q3_rows(x), N = w->shape[0], K = w->shape[1];
-    float beta, *dx = q3_grad(ctx, n->in[0], &beta);
+    q3_dtype dtype = n->out->dtype;
+    float beta;
+    void *dx = q3_grad(ctx, n->in[0], &beta);
     if (dx)
-        Q3_CALL(
-            ctx, q3_gemm_nn,
-            (&(q3_gemm_nn_args){
-                .y = dx, .x = dy, .w = q3_as_weight(w), .M = M, .N = N, .K = K, .alpha = 1, .beta = beta }));
+        Q3_CALL(ctx, q3_gemm_nn,
+                (&(q3_gemm_nn_args){ .y = dx,
+                                     .x = dy,
+                                     .w = q3_as_weight(w),
+                                     .M = M,
+                                     .N = N,
+                                     .K = K,
+                                     .alpha = 1,
+                                     .beta = beta,
+                                     .dtype = dtype }));
     float *dw = q3_grad(ctx, n->in[1], &beta);
     if (dw)
         Q3_CALL(ctx, q3_gemm_tn,
-                (&(q3_gemm_tn_args){
-                    .y = dw, .x = dy, .z = q3_f32(x), .M = M, .N = N, .K = K, .alpha = 1, .beta = beta }));
+                (&(q3_gemm_tn_args){ .y = dw,
+                                     .x = dy,
+                                     .z = q3_data(x),
+                                     .M = M,
+                                     .N = N,
+                                     .K = K,
+                                     .alpha = 1,
+                                     .beta = beta,
+                                     .dtype = dtype }));
     float *db = q3_grad(ctx, n->in[2], &beta);
     if (db)
-        Q3_CALL(ctx, q3_linear_bias, (&(q3_linear_bias_args){ db, dy, M, N, beta }));
+        Q3_CALL(ctx, q3_linear_bias, (&(q3_linear_bias_args){ db, dy, M, N, beta, dtype }));
 }
 
 static q3_cost cost(const q3_node *n)

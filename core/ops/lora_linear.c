@@ -34,13 +34,13 @@ q3_tensor *q3_lora_linear(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b,
 }
 
 /* drop(x): x itself, or a scratch copy that the caller rewinds. */
-static const float *dropped(q3_ctx *ctx, const q3_node *n)
+static const void *dropped(q3_ctx *ctx, const q3_node *n)
 {
     const q3_tensor *x = n->in[X];
     if (n->attr.dropout == 0)
-        return q3_f32(x);
-    float *y = q3_scratch(ctx, (size_t)q3_numel(x) * sizeof *y);
-    const q3_dropout_args a = q3_dropout_args_of(ctx, n, y, q3_f32(x), q3_numel(x), 0);
+        return x->data;
+    void *y = q3_scratch(ctx, q3_nbytes(x));
+    const q3_dropout_args a = q3_dropout_args_of(ctx, n, y, x->data, q3_numel(x), 0);
     Q3_CALL(ctx, q3_dropout_forward, &a);
     return y;
 }
@@ -48,9 +48,9 @@ static const float *dropped(q3_ctx *ctx, const q3_node *n)
 static void forward(q3_ctx *ctx, q3_node *n)
 {
     const sizes s = sizes_of(n);
-    float *y = q3_f32(n->out), *z = q3_f32(n->saved[0]);
+    void *y = q3_data(n->out), *z = q3_data(n->saved[0]);
     size_t mark = q3_arena_mark(ctx->data);
-    const float *xd = dropped(ctx, n);
+    const void *xd = dropped(ctx, n);
     Q3_CALL(ctx, q3_gemm_nt,
             (&(q3_gemm_nt_args){ .y = z,
                                  .x = xd,
@@ -58,17 +58,19 @@ static void forward(q3_ctx *ctx, q3_node *n)
                                  .M = s.T,
                                  .N = s.r,
                                  .K = s.C,
-                                 .alpha = n->attr.scale }));
+                                 .alpha = n->attr.scale,
+                                 .dtype = ctx->dtype }));
     q3_arena_rewind(ctx->data, mark);
     Q3_CALL(ctx, q3_gemm_nt,
             (&(q3_gemm_nt_args){ .y = y,
-                                 .x = q3_f32(n->in[X]),
+                                 .x = q3_data(n->in[X]),
                                  .w = q3_as_weight(n->in[W]),
                                  .bias = q3_f32(n->in[BIAS]),
                                  .M = s.T,
                                  .N = s.N,
                                  .K = s.C,
-                                 .alpha = 1 }));
+                                 .alpha = 1,
+                                 .dtype = ctx->dtype }));
     Q3_CALL(ctx, q3_gemm_nt,
             (&(q3_gemm_nt_args){ .y = y,
                                  .x = z,
@@ -77,15 +79,16 @@ static void forward(q3_ctx *ctx, q3_node *n)
                                  .N = s.N,
                                  .K = s.r,
                                  .alpha = 1,
-                                 .beta = 1 }));
+                                 .beta = 1,
+                                 .dtype = ctx->dtype }));
 }
 
 /* dx += mask / (1 - p) (dz A) */
-static void through_adapter(q3_ctx *ctx, const q3_node *n, float *dx, const float *dz)
+static void through_adapter(q3_ctx *ctx, const q3_node *n, void *dx, const void *dz)
 {
     const sizes s = sizes_of(n);
     bool drop = n->attr.dropout != 0;
-    float *d = drop ? q3_scratch(ctx, (size_t)(s.T * s.C) * sizeof *d) : dx;
+    void *d = drop ? q3_scratch(ctx, q3_nbytes(n->in[X])) : dx;
     Q3_CALL(ctx, q3_gemm_nn,
             (&(q3_gemm_nn_args){ .y = d,
                                  .x = dz,
@@ -94,7 +97,8 @@ static void through_adapter(q3_ctx *ctx, const q3_node *n, float *dx, const floa
                                  .N = s.r,
                                  .K = s.C,
                                  .alpha = 1,
-                                 .beta = drop ? 0 : 1 }));
+                                 .beta = drop ? 0 : 1,
+                                 .dtype = ctx->dtype }));
     if (!drop)
         return;
     const q3_dropout_args a = q3_dropout_args_of(ctx, n, dx, d, s.T * s.C, 1);
@@ -102,24 +106,25 @@ static void through_adapter(q3_ctx *ctx, const q3_node *n, float *dx, const floa
 }
 
 /* The frozen part, as in linear. */
-static void through_base(q3_ctx *ctx, q3_node *n, float *dx, float beta)
+static void through_base(q3_ctx *ctx, q3_node *n, void *dx, float beta)
 {
     const sizes s = sizes_of(n);
-    const float *dy = n->out->grad;
+    const void *dy = n->out->grad;
     float own, *dw = q3_grad(ctx, n->in[W], &own);
     if (dw)
         Q3_CALL(ctx, q3_gemm_tn,
                 (&(q3_gemm_tn_args){ .y = dw,
                                      .x = dy,
-                                     .z = q3_f32(n->in[X]),
+                                     .z = q3_data(n->in[X]),
                                      .M = s.T,
                                      .N = s.N,
                                      .K = s.C,
                                      .alpha = 1,
-                                     .beta = own }));
+                                     .beta = own,
+                                     .dtype = ctx->dtype }));
     float *db = q3_grad(ctx, n->in[BIAS], &own);
     if (db)
-        Q3_CALL(ctx, q3_linear_bias, (&(q3_linear_bias_args){ db, dy, s.T, s.N, own }));
+        Q3_CALL(ctx, q3_linear_bias, (&(q3_linear_bias_args){ db, dy, s.T, s.N, own, ctx->dtype }));
     if (dx)
         Q3_CALL(ctx, q3_gemm_nn,
                 (&(q3_gemm_nn_args){ .y = dx,
@@ -129,32 +134,34 @@ static void through_base(q3_ctx *ctx, q3_node *n, float *dx, float beta)
                                      .N = s.N,
                                      .K = s.C,
                                      .alpha = 1,
-                                     .beta = beta }));
+                                     .beta = beta,
+                                     .dtype = ctx->dtype }));
 }
 
 /* dz = scale dy B;   dB += dy' z,  dA += dz' drop(x),  dx += dy W + mask / (1 - p) (dz A) */
 static void backward(q3_ctx *ctx, q3_node *n)
 {
     const sizes s = sizes_of(n);
-    const float *dy = n->out->grad;
+    const void *dy = n->out->grad;
     float beta_x, beta_a, beta_b;
-    float *dx = q3_grad(ctx, n->in[X], &beta_x), *da = q3_grad(ctx, n->in[A], &beta_a);
-    float *db = q3_grad(ctx, n->in[B], &beta_b);
+    void *dx = q3_grad(ctx, n->in[X], &beta_x);
+    float *da = q3_grad(ctx, n->in[A], &beta_a), *db = q3_grad(ctx, n->in[B], &beta_b);
     through_base(ctx, n, dx, beta_x);
     if (db)
         Q3_CALL(ctx, q3_gemm_tn,
                 (&(q3_gemm_tn_args){ .y = db,
                                      .x = dy,
-                                     .z = q3_f32(n->saved[0]),
+                                     .z = q3_data(n->saved[0]),
                                      .M = s.T,
                                      .N = s.N,
                                      .K = s.r,
                                      .alpha = 1,
-                                     .beta = beta_b }));
+                                     .beta = beta_b,
+                                     .dtype = ctx->dtype }));
     if (!da && !dx)
         return;
     size_t mark = q3_arena_mark(ctx->data); // every gradient buffer was asked for: what follows is scratch
-    float *dz = q3_scratch(ctx, (size_t)(s.T * s.r) * sizeof *dz);
+    void *dz = q3_scratch(ctx, q3_dtype_bytes(ctx->dtype, s.T * s.r));
     Q3_CALL(ctx, q3_gemm_nn,
             (&(q3_gemm_nn_args){ .y = dz,
                                  .x = dy,
@@ -162,13 +169,21 @@ static void backward(q3_ctx *ctx, q3_node *n)
                                  .M = s.T,
                                  .N = s.N,
                                  .K = s.r,
-                                 .alpha = n->attr.scale }));
+                                 .alpha = n->attr.scale,
+                                 .dtype = ctx->dtype }));
     size_t above = q3_arena_mark(ctx->data);
-    const float *xd = da ? dropped(ctx, n) : NULL;
+    const void *xd = da ? dropped(ctx, n) : NULL;
     if (da)
         Q3_CALL(ctx, q3_gemm_tn,
-                (&(q3_gemm_tn_args){
-                    .y = da, .x = dz, .z = xd, .M = s.T, .N = s.r, .K = s.C, .alpha = 1, .beta = beta_a }));
+                (&(q3_gemm_tn_args){ .y = da,
+                                     .x = dz,
+                                     .z = xd,
+                                     .M = s.T,
+                                     .N = s.r,
+                                     .K = s.C,
+                                     .alpha = 1,
+                                     .beta = beta_a,
+                                     .dtype = ctx->dtype }));
     q3_arena_rewind(ctx->data, above);
     if (dx)
         through_adapter(ctx, n, dx, dz);

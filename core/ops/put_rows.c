@@ -16,7 +16,12 @@ static void backward(q3_ctx *ctx, q3_node *n)
 {
     int64_t T = q3_rows(n->out), C = q3_dim(n->out, -1);
     q3_rows_backward(ctx, n);
-    q3_put_rows_args x = { .x = n->out->grad, .index = n->attr.index, .T = T, .C = C, .n = n->attr.n };
+    q3_put_rows_args x = { .x = n->out->grad,
+                           .index = n->attr.device_index,
+                           .T = T,
+                           .C = C,
+                           .n = n->attr.n,
+                           .dtype = n->out->dtype };
     x.y = q3_grad(ctx, n->in[0], &x.beta);
     if (!x.y)
         return;

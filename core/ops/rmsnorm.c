@@ -10,7 +10,7 @@ q3_tensor *q3_rmsnorm(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, float eps)
     n->out = q3_like(ctx, x);
     if (ctx->recording) {
         int64_t rows = q3_numel(x) / w->shape[0];
-        n->saved[0] = q3_new(ctx, 1, &rows); // 1/rms of each row
+        n->saved[0] = q3_new_f32(ctx, 1, &rows); // 1/rms of each row
     }
     return q3_record(ctx, n);
 }
@@ -19,13 +19,14 @@ static void forward(q3_ctx *ctx, q3_node *n)
 {
     int64_t C = n->in[1]->shape[0];
     const q3_rmsnorm_args a = {
-        .y = q3_f32(n->out),
+        .y = q3_data(n->out),
         .r = q3_f32(n->saved[0]),
-        .x = q3_f32(n->in[0]),
+        .x = q3_data(n->in[0]),
         .w = q3_f32(n->in[1]),
         .rows = q3_numel(n->out) / C,
         .C = C,
         .eps = n->attr.eps,
+        .dtype = n->out->dtype,
     };
     Q3_CALL(ctx, q3_rmsnorm_forward, &a);
 }
@@ -35,11 +36,12 @@ static void backward(q3_ctx *ctx, q3_node *n)
     int64_t C = n->in[1]->shape[0];
     q3_rmsnorm_backward_args a = {
         .dy = n->out->grad,
-        .x = q3_f32(n->in[0]),
+        .x = q3_data(n->in[0]),
         .r = q3_f32(n->saved[0]),
         .w = q3_f32(n->in[1]),
         .rows = q3_numel(n->out) / C,
         .C = C,
+        .dtype = n->out->dtype,
     };
     a.dx = q3_grad(ctx, n->in[0], &a.dx_beta);
     a.dw = q3_grad(ctx, n->in[1], &a.dw_beta);

@@ -14,12 +14,13 @@ q3_tensor *q3_rope(q3_ctx *ctx, q3_tensor *x, const float *cos_sin, int heads)
 static q3_rope_args args_of(const q3_node *n)
 {
     return (q3_rope_args){
-        .y = q3_f32(n->out),
-        .x = q3_f32(n->in[0]),
+        .y = q3_data(n->out),
+        .x = q3_data(n->in[0]),
         .cos_sin = n->attr.weights,
         .T = q3_rows(n->out),
         .heads = n->attr.heads,
         .D = (int)(q3_dim(n->out, -1) / n->attr.heads),
+        .dtype = n->out->dtype,
     };
 }
 

@@ -11,15 +11,18 @@ q3_tensor *q3_swiglu(q3_ctx *ctx, q3_tensor *a, q3_tensor *u)
 
 static void forward(q3_ctx *ctx, q3_node *n)
 {
-    const q3_swiglu_args a = { q3_f32(n->out), q3_f32(n->in[0]), q3_f32(n->in[1]), q3_numel(n->out) };
+    const q3_swiglu_args a = { q3_data(n->out), q3_data(n->in[0]), q3_data(n->in[1]), q3_numel(n->out),
+                               n->out->dtype };
     Q3_CALL(ctx, q3_swiglu_forward, &a);
 }
 
 static void backward(q3_ctx *ctx, q3_node *n)
 {
-    q3_swiglu_backward_args a = {
-        .dy = n->out->grad, .a = q3_f32(n->in[0]), .u = q3_f32(n->in[1]), .n = q3_numel(n->out)
-    };
+    q3_swiglu_backward_args a = { .dy = n->out->grad,
+                                  .a = q3_data(n->in[0]),
+                                  .u = q3_data(n->in[1]),
+                                  .n = q3_numel(n->out),
+                                  .dtype = n->out->dtype };
     a.da = q3_grad(ctx, n->in[0], &a.da_beta);
     a.du = q3_grad(ctx, n->in[1], &a.du_beta);
     Q3_CALL(ctx, q3_swiglu_backward, &a);

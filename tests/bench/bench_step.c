@@ -144,8 +144,8 @@ static q3_status open_lora(bench *b)
     b->params = (q3_params){ b->lora.values, grads, b->lora.n, table, b->lora.n_slots };
     q3_trainable_bind(&b->lora, grads);
     const q3_adamw_hyper hyper = { 0.9, 0.999, 1e-8, 0.01 };
-    Q3_TRY(q3_clip_create(&b->clip, &b->run, &b->params));
-    return q3_optimizer_create(&b->optimizer, &b->run, Q3_OPTIMIZER_ADAMW, &b->params, &hyper);
+    Q3_TRY(q3_clip_create(&b->clip, &b->run, &b->run, &b->params));
+    return q3_optimizer_create(&b->optimizer, &b->run, &b->run, Q3_OPTIMIZER_ADAMW, &b->params, &hyper);
 }
 
 /* Tokens from `from` on, below every special token. */

@@ -67,12 +67,13 @@ static void run(const problem *p, float *y, const float *x, const float *z, cons
     int64_t wide = p->r == NT ? p->N : p->K;
     int64_t ldy = wide + p->pad, ldx = (p->r == NT ? p->K : p->N) + p->pad;
     if (p->r == NT)
-        q3_gemm_nt_cpu(&(q3_gemm_nt_args){ y, x, *w, bias, p->M, p->N, p->K, ldy, ldx, p->alpha, p->beta });
+        q3_gemm_nt_cpu(
+            &(q3_gemm_nt_args){ y, x, *w, bias, p->M, p->N, p->K, ldy, ldx, p->alpha, p->beta, Q3_F32 });
     else if (p->r == NN)
-        q3_gemm_nn_cpu(&(q3_gemm_nn_args){ y, x, *w, p->M, p->N, p->K, ldy, ldx, p->alpha, p->beta });
+        q3_gemm_nn_cpu(&(q3_gemm_nn_args){ y, x, *w, p->M, p->N, p->K, ldy, ldx, p->alpha, p->beta, Q3_F32 });
     else
-        q3_gemm_tn_cpu(
-            &(q3_gemm_tn_args){ y, x, z, p->M, p->N, p->K, ldy, ldx, p->K + p->pad, p->alpha, p->beta });
+        q3_gemm_tn_cpu(&(q3_gemm_tn_args){ y, x, z, p->M, p->N, p->K, ldy, ldx, p->K + p->pad, p->alpha,
+                                           p->beta, Q3_F32 });
 }
 
 static double distance(const float *a, const float *b, int64_t n)

@@ -80,7 +80,13 @@ static void check_dequantized(const q3_st_tensor *want, const uint8_t *packed, c
 {
     int64_t n = q3_st_elements(want);
     void *w = malloc(want->bytes);
-    q3_nf4_dequantize_cpu(&(q3_nf4_dequantize_args){ w, want->dtype, packed, absmax, code, 64, n });
+    q3_nf4_dequantize_cpu(&(q3_nf4_dequantize_args){ .w = w,
+                                                     .dtype = want->dtype,
+                                                     .packed = packed,
+                                                     .absmax = absmax,
+                                                     .code = code,
+                                                     .block = 64,
+                                                     .n = n });
     if (want->dtype == Q3_F32)
         assert_equal_floats(want->name, w, want->data, n);
     else
@@ -214,8 +220,8 @@ static void codes_are_fixed_points(void **state)
         for (int i = 0; i < 64; i++)
             x[i] = 0.75f * value[i % 16];
         q3_nf4_quantize_cpu(&(q3_nf4_quantize_args){ packed, &absmax, x, Q3_F32, (q3_dtype)code, 64, 64 });
-        q3_nf4_dequantize_cpu(
-            &(q3_nf4_dequantize_args){ w, Q3_F32, packed, &absmax, (q3_dtype)code, 64, 64 });
+        q3_nf4_dequantize_cpu(&(q3_nf4_dequantize_args){
+            .w = w, .packed = packed, .absmax = &absmax, .code = (q3_dtype)code, .block = 64, .n = 64 });
         assert_true(absmax == 0.75f);
         assert_equal_floats("fixed point", w, x, 64);
     }

@@ -55,7 +55,7 @@ static void one_step_is_within_two_ulp_of_the_formula(void **state)
         fill(1);
         static float before[N];
         memcpy(before, p, sizeof p);
-        q3_adamw_step(p, g, m, v, N, &hyper, 2e-4, 1, decay);
+        q3_adamw_step(NULL, p, g, m, v, N, &hyper, 2e-4, 1, decay);
         for (int i = 0; i < N; i++) {
             exact e = { .p = (double)before[i] };
             exact_step(&e, (double)g[i], &hyper, 2e-4, 1, decay);
@@ -77,7 +77,7 @@ static void thirty_steps_stay_close_to_the_formula(void **state)
     for (int step = 1; step <= 30; step++) {
         double lr = 1e-3 * step / 30;
         fill((uint32_t)step);
-        q3_adamw_step(p, g, m, v, N, &hyper, lr, step, true);
+        q3_adamw_step(NULL, p, g, m, v, N, &hyper, lr, step, true);
         for (int i = 0; i < N; i++)
             exact_step(&e[i], (double)g[i], &hyper, lr, step, true);
     }
@@ -119,7 +119,7 @@ static void rate_zero_changes_the_moments_only(void **state)
     fill(1);
     static float before[N];
     memcpy(before, p, sizeof p);
-    q3_adamw_step(p, g, m, v, N, &hyper, 0, 1, true);
+    q3_adamw_step(NULL, p, g, m, v, N, &hyper, 0, 1, true);
     assert_memory_equal(p, before, sizeof p);
     assert_true(m[0] == 0.1f * g[0] || fabsf(m[0] / g[0] - 0.1f) < 1e-7f);
 }
@@ -133,7 +133,7 @@ static void threads_do_not_change_a_bit(void **state)
         start();
         for (int step = 1; step <= 3; step++) {
             fill((uint32_t)step);
-            q3_adamw_step(p, g, m, v, N, &hyper, 1e-3, step, true);
+            q3_adamw_step(NULL, p, g, m, v, N, &hyper, 1e-3, step, true);
         }
         if (threads == 1)
             memcpy(one, p, sizeof p);

@@ -74,13 +74,13 @@ static void two_steps_are_those_of_the_cuda_rules(void **state)
     static const uint8_t step2_c2[] = { 152, 152, 23, 6, 72, 255, 0, 37 };
     float q[] = { .5f, -.25f, .125f, 1, -1, .75f, 2, -3 };
     forget();
-    q3_adamw8bit_step(q, g1, &moments, 8, &hyper, 2e-4, 1, true);
+    q3_adamw8bit_step(NULL, q, g1, &moments, 8, &hyper, 2e-4, 1, true);
     assert_memory_equal(code1, step1_c1, 8);
     assert_memory_equal(code2, step1_c2, 8);
     close_to(absmax1, &(float){ .00300000072f }, 1);
     close_to(absmax2, &(float){ 8.99988379e-07f }, 1);
     close_to(q, p1, 8);
-    q3_adamw8bit_step(q, g2, &moments, 8, &hyper, 2e-4, 2, true);
+    q3_adamw8bit_step(NULL, q, g2, &moments, 8, &hyper, 2e-4, 2, true);
     assert_memory_equal(code1, step2_c1, 8);
     assert_memory_equal(code2, step2_c2, 8);
     close_to(absmax1, &(float){ .00289648492f }, 1);
@@ -118,7 +118,7 @@ static void five_steps_stay_close_to_bitsandbytes(void **state)
     forget();
     memcpy(p, first, sizeof p);
     for (int step = 1; step <= 5; step++) {
-        q3_adamw8bit_step(p, tensor(file, "grad", step), &moments, N, &hyper, 1e-3, step, true);
+        q3_adamw8bit_step(NULL, p, tensor(file, "grad", step), &moments, N, &hyper, 1e-3, step, true);
         const float *want = tensor(file, "param", step);
         assert_true(distance(p, want) <= 1e-5 * distance(want, zero));
         assert_true(distance(p, want) <= 2e-3 * distance(want, first));
@@ -137,7 +137,7 @@ static void a_block_of_zeros_stays_zero(void **state)
     for (int i = 0; i < N; i++)
         p[i] = 1;
     for (int step = 1; step <= 3; step++)
-        q3_adamw8bit_step(p, zero, &moments, N, &hyper, 1e-3, step, false);
+        q3_adamw8bit_step(NULL, p, zero, &moments, N, &hyper, 1e-3, step, false);
     for (int i = 0; i < N; i++)
         assert_true(p[i] == 1);
     assert_true(absmax1[0] == 0 && absmax2[0] == 0);
@@ -156,7 +156,7 @@ static void an_element_with_a_bad_gradient_is_left_alone(void **state)
     }
     g[5] = NAN;
     g[300] = -INFINITY;
-    q3_adamw8bit_step(p, g, &moments, N, &hyper, 1e-3, 1, true);
+    q3_adamw8bit_step(NULL, p, g, &moments, N, &hyper, 1e-3, 1, true);
     assert_true(p[5] == 1 && p[300] == 1);
     for (int i = 0; i < N; i++)
         assert_true(isfinite(p[i]) && (i == 5 || i == 300 || p[i] < 1));
@@ -171,7 +171,7 @@ static void the_sign_of_a_tiny_moment_survives(void **state)
     (void)state;
     float g[2] = { 1, -1e-12f }, q[2] = { 0, 0 };
     forget();
-    q3_adamw8bit_step(q, g, &moments, 2, &hyper, 1e-3, 1, true);
+    q3_adamw8bit_step(NULL, q, g, &moments, 2, &hyper, 1e-3, 1, true);
     assert_int_equal(code1[0], 255);
     assert_int_equal(code1[1], 126); // the nearest entry is 0 (127), one below has the sign
 }
@@ -188,7 +188,7 @@ static void threads_do_not_change_a_bit(void **state)
             const q3_random r = { .seed = 9, .purpose = Q3_RANDOM_TEST, .step = (uint32_t)step };
             for (uint64_t i = 0; i < N; i++)
                 g[i] = (float)q3_random_normal(&r, i);
-            q3_adamw8bit_step(p, g, &moments, N - 7, &hyper, 1e-3, step, true);
+            q3_adamw8bit_step(NULL, p, g, &moments, N - 7, &hyper, 1e-3, step, true);
         }
         if (threads == 1)
             memcpy(one, p, sizeof p);

@@ -53,7 +53,7 @@ static void train(q3_optimizer *o, int from, int to)
 static q3_optimizer *create(q3_optimizer_kind kind)
 {
     q3_optimizer *o;
-    assert_int_equal(q3_optimizer_create(&o, &arena, kind, &params, &hyper), Q3_OK);
+    assert_int_equal(q3_optimizer_create(&o, &arena, &arena, kind, &params, &hyper), Q3_OK);
     return o;
 }
 
@@ -66,8 +66,9 @@ static void adamw_updates_each_tensor_by_its_own_decay(void **state)
     q3_optimizer *o = create(Q3_OPTIMIZER_ADAMW);
     for (int step = 1; step <= 3; step++) {
         draw((uint32_t)step);
-        q3_adamw_step(want, grads, m, v, SMALL, &hyper, 1e-3, step, true);
-        q3_adamw_step(want + SMALL, grads + SMALL, m + SMALL, v + SMALL, LARGE, &hyper, 1e-3, step, false);
+        q3_adamw_step(NULL, want, grads, m, v, SMALL, &hyper, 1e-3, step, true);
+        q3_adamw_step(NULL, want + SMALL, grads + SMALL, m + SMALL, v + SMALL, LARGE, &hyper, 1e-3, step,
+                      false);
         q3_optimizer_step(o, grads, 1e-3);
     }
     assert_memory_equal(values, want, sizeof values);
@@ -141,7 +142,8 @@ static void a_dry_arena_counts_the_same_bytes(void **state)
         dry.dry = true;
         dry.used = 0;
         q3_optimizer *o;
-        assert_int_equal(q3_optimizer_create(&o, &dry, (q3_optimizer_kind)kind, &params, &hyper), Q3_OK);
+        assert_int_equal(q3_optimizer_create(&o, &dry, &dry, (q3_optimizer_kind)kind, &params, &hyper),
+                         Q3_OK);
         assert_null(o);
         assert_int_equal(dry.used, used);
     }
@@ -158,7 +160,8 @@ static void bad_hyperparameters_are_refused(void **state)
     bad[4].beta1 = NAN;
     for (int i = 0; i < 5; i++) {
         q3_optimizer *o;
-        assert_int_equal(q3_optimizer_create(&o, &arena, Q3_OPTIMIZER_ADAMW, &params, &bad[i]), Q3_ERR_USAGE);
+        assert_int_equal(q3_optimizer_create(&o, &arena, &arena, Q3_OPTIMIZER_ADAMW, &params, &bad[i]),
+                         Q3_ERR_USAGE);
     }
 }
 
@@ -169,7 +172,7 @@ static void every_allocation_may_fail(void **state)
         size_t mark = q3_arena_mark(&arena);
         q3_optimizer *o;
         q3_heap_fail_at(n);
-        q3_status st = q3_optimizer_create(&o, &arena, Q3_OPTIMIZER_ADAMW_8BIT, &params, &hyper);
+        q3_status st = q3_optimizer_create(&o, &arena, &arena, Q3_OPTIMIZER_ADAMW_8BIT, &params, &hyper);
         q3_heap_fail_at(0);
         q3_arena_rewind(&arena, mark);
         if (st == Q3_OK) {

@@ -127,7 +127,7 @@ static void words_stand_in_the_order_of_their_enumeration(void **state)
     assert_int_equal(c.train.eval_strategy, Q3_CONFIG_AT_NO);
     assert_int_equal(c.train.save_strategy, Q3_CONFIG_AT_STEPS);
     assert_int_equal(c.collator.on_overflow, Q3_CONFIG_OVERFLOW_TRUNCATE);
-    assert_int_equal(c.model.device, Q3_CONFIG_DEVICE_CUDA);
+    assert_string_equal(c.model.device, "cuda");
     assert_int_equal(c.model.dtype, Q3_CONFIG_DTYPE_BFLOAT16);
     assert_int_equal(c.model.init, Q3_CONFIG_INIT_RANDOM);
     assert_int_equal(c.train.tune, Q3_CONFIG_TUNE_FULL);

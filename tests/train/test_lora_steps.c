@@ -54,8 +54,8 @@ static void open_optimizer(run *r)
         .values = r->trainable.values, .total = r->trainable.n, .table = table, .n = r->trainable.n_slots
     };
     const q3_adamw_hyper hyper = { .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01 };
-    must(q3_clip_create(&r->clip, &r->mem, &r->params));
-    must(q3_optimizer_create(&r->optimizer, &r->mem, Q3_OPTIMIZER_ADAMW, &r->params, &hyper));
+    must(q3_clip_create(&r->clip, &r->mem, &r->mem, &r->params));
+    must(q3_optimizer_create(&r->optimizer, &r->mem, &r->mem, Q3_OPTIMIZER_ADAMW, &r->params, &hyper));
 }
 
 static run *open_run(const char *golden, const char *model)
@@ -117,7 +117,7 @@ static void train_step(run *r, int step)
         micro_batch(r, step, micro);
         must(q3_grad_tree_push(&r->tree, &r->mem, &r->trainable));
     }
-    r->params.grads = q3_grad_tree_sum(&r->tree);
+    r->params.grads = q3_grad_tree_sum(&r->tree, NULL);
     q3_gradient_scale_cpu(&(q3_gradient_args){
         .g = r->params.grads, .n = r->params.total, .factor = (float)(1.0 / (double)r->supervised) });
     must(q3_clip_gradients(&r->norm, &r->clip, 1.0));

@@ -61,9 +61,8 @@ static result run_with(bench *b, q3_tensor *(*apply)(const q3_case *, q3_ctx *),
         t->grad = t->needs_grad ? malloc(q3_nbytes(t)) : NULL;
         t->grad_kept = t->needs_grad;
         t->grad_set = t->needs_grad && start;
-        if (t->grad)
-            for (int64_t k = 0; k < q3_numel(t); k++)
-                t->grad[k] = start ? start->grad[i][k] : NAN;
+        for (int64_t k = 0; t->grad && k < q3_numel(t); k++)
+            ((float *)t->grad)[k] = start ? start->grad[i][k] : NAN;
     }
     q3_tensor *y = apply(&b->c, &b->ctx);
     assert_int_equal(q3_ctx_status(&b->ctx), Q3_OK);

@@ -1,0 +1,315 @@
+/* Few queries against many keys: decoding. Keys are split into runs of 256, whose softmaxes are put together by a
+ * second kernel in the order of the runs (Flash-Decoding: Dao, Haziza, Massa & Sizov, 2023). A run's length is fixed,
+ * so a result depends on nothing but its row's keys: not on the batch, not on the card.
+ *
+ * A block takes one run of one row for up to 4 query heads that share their keys, so that these are read once.
+ * Teams of 16 threads take a key at a time, 16 bytes a thread.
+ */
+#include "kernels/attention_device.cuh"
+
+static const int RUN = 256, THREADS = 128, HEADS = 4, TEAM = 16;
+static const int TEAMS = THREADS / TEAM, WARPS = THREADS / 32;
+static const int MOST_QUERIES = 4; // of a segment; more are worth a tile of the other kernels
+
+/* One query and its keys. */
+struct decode_row {
+    int64_t query; /* row of q and o; negative: there is none */
+    int64_t first; /* of keys that lie one behind another */
+    const int32_t *table;
+    int keys;
+};
+
+/* Rows are queries of segments, `queries` rows a segment. */
+struct segment_rows {
+    const int64_t *segments;
+    int queries;
+    bool causal;
+
+    __device__ __forceinline__ decode_row at(int64_t r) const
+    {
+        const int64_t *s = segments + r / queries * 4;
+        const int64_t i = r % queries, n = causal ? s[3] - s[1] + i + 1 : s[3];
+        decode_row row = { i < s[1] ? s[0] + i : -1, s[2], NULL, n < 0 ? 0 : (int)n };
+        return row;
+    }
+    __device__ __forceinline__ int64_t key(const decode_row &row, int j) const { return row.first + j; }
+};
+
+struct paged_rows {
+    const int32_t *tables, *lengths;
+    int max_blocks, block;
+
+    __device__ __forceinline__ decode_row at(int64_t r) const
+    {
+        decode_row row = { r, 0, tables + r * max_blocks, lengths[r] };
+        return row;
+    }
+    __device__ __forceinline__ int64_t key(const decode_row &row, int j) const
+    {
+        return (int64_t)row.table[j / block] * block + j % block;
+    }
+};
+
+struct decode_shape {
+    int64_t first; /* row of this launch */
+    int runs;      /* of the longest row */
+    int heads, kv_heads, head_size;
+    float scale;
+    float *values,
+        *stats; /* of each row of the launch, head and run: [D]; largest score and sum of weights */
+};
+
+/* Row and run of block x, and where its results go for the given head. */
+static __device__ __forceinline__ int64_t partial_at(const decode_shape &a, int64_t row, int head, int run)
+{
+    return (row * a.heads + head) * a.runs + run;
+}
+
+template <class T, int PIECES>
+static __device__ __forceinline__ void load_row(float (&x)[PIECES][q3_width<T>::elements], const T *row,
+                                                int head_size)
+{
+    const int W = q3_width<T>::elements;
+    Q3_UNROLL
+    for (int n = 0; n < PIECES; n++) {
+        int c = (n * TEAM + (int)threadIdx.x % TEAM) * W;
+        if (c < head_size) {
+            q3_load(x[n], row + c);
+        } else {
+            Q3_UNROLL
+            for (int e = 0; e < W; e++)
+                x[n][e] = 0;
+        }
+    }
+}
+
+/* w[h][n] = scale q_h.k_n for the `count` keys of the run, for all HEADS; heads behind `heads` count as zero. */
+template <class T, int PIECES, class Rows>
+static __device__ void scores(float *w, const Rows &rows, const decode_row &row, const decode_shape &a,
+                              const T *q, const T *k, int heads, int begin, int count)
+{
+    const int W = q3_width<T>::elements;
+    float qs[HEADS][PIECES][W], x[PIECES][W];
+    Q3_UNROLL
+    for (int h = 0; h < HEADS; h++)
+        load_row<T, PIECES>(qs[h], q + (h < heads ? h * a.head_size : 0), a.head_size);
+    for (int n0 = (int)threadIdx.x / 32 * 2; n0 < count;
+         n0 += TEAMS) { // the two teams of a warp stay together
+        int n = n0 + (int)threadIdx.x % 32 / TEAM, there = n < count ? n : n0;
+        load_row<T, PIECES>(x, k + rows.key(row, begin + there) * a.kv_heads * a.head_size, a.head_size);
+        Q3_UNROLL
+        for (int h = 0; h < HEADS; h++) {
+            float dot = 0;
+            Q3_UNROLL
+            for (int e = 0; e < PIECES * W; e++)
+                dot += qs[h][e / W][e % W] * x[e / W][e % W];
+            for (int step = TEAM / 2; step; step /= 2)
+                dot += __shfl_xor_sync(0xffffffffu, dot, step);
+            if (threadIdx.x % TEAM == 0 && n < count)
+                w[h * RUN + n] = a.scale * dot;
+        }
+    }
+}
+
+/* One warp: scores to weights; lane 0 keeps the largest score and the sum of the weights. */
+static __device__ void weigh(float *w, int count, float *stats)
+{
+    const int lane = threadIdx.x % 32;
+    float largest = -INFINITY, sum = 0;
+    for (int n = lane; n < count; n += 32)
+        largest = fmaxf(largest, w[n]);
+    largest = q3_warp_max(largest);
+    for (int n = lane; n < count; n += 32) {
+        float x = q3_exp(w[n] - largest);
+        w[n] = x;
+        sum += x;
+    }
+    sum = q3_warp_sum(sum);
+    if (lane == 0 && stats)
+        stats[0] = largest, stats[1] = sum;
+}
+
+/* Sums of this team over its keys, then over the teams in order: out [HEADS, columns] of each warp in shared memory. */
+template <class T, int PIECES, class Rows>
+static __device__ void values(float *out, const float *w, const Rows &rows, const decode_row &row,
+                              const decode_shape &a, const T *v, int begin, int count)
+{
+    const int W = q3_width<T>::elements, COLUMNS = TEAM * W * PIECES;
+    float sums[HEADS][PIECES * W], x[PIECES][W];
+    Q3_UNROLL
+    for (int e = 0; e < HEADS * PIECES * W; e++)
+        sums[e / (PIECES * W)][e % (PIECES * W)] = 0;
+    for (int n = (int)threadIdx.x / TEAM; n < count; n += TEAMS) {
+        load_row<T, PIECES>(x, v + rows.key(row, begin + n) * a.kv_heads * a.head_size, a.head_size);
+        Q3_UNROLL
+        for (int e = 0; e < HEADS * PIECES * W; e++) {
+            const int h = e / (PIECES * W), c = e % (PIECES * W);
+            sums[h][c] += w[h * RUN + n] * x[c / W][c % W];
+        }
+    }
+    Q3_UNROLL
+    for (int e = 0; e < HEADS * PIECES * W; e++) {
+        const int h = e / (PIECES * W), c = e % (PIECES * W);
+        float sum = sums[h][c] + __shfl_xor_sync(0xffffffffu, sums[h][c], TEAM);
+        if (threadIdx.x % 32 < TEAM)
+            out[((int)threadIdx.x / 32 * HEADS + h) * COLUMNS + (c / W * TEAM + (int)threadIdx.x % TEAM) * W +
+                c % W] = sum;
+    }
+}
+
+template <class T, int PIECES, class Rows>
+static __global__ void __launch_bounds__(THREADS)
+    decode_run(Rows rows, decode_shape a, const T *q, const T *k, const T *v)
+{
+    const int COLUMNS = TEAM * q3_width<T>::elements * PIECES;
+    Q3_SHARED(float, w, HEADS *RUN);
+    Q3_SHARED(float, sums, WARPS *HEADS *COLUMNS);
+    const int64_t r = blockIdx.x / (unsigned)a.runs;
+    const int run = blockIdx.x % (unsigned)a.runs, begin = run * RUN, warp = threadIdx.x / 32;
+    const decode_row row = rows.at(a.first + r);
+    if (row.query < 0 || begin >= row.keys)
+        return;
+    const int count = row.keys - begin < RUN ? row.keys - begin : RUN;
+    const int group = a.heads / a.kv_heads, parts = (group + HEADS - 1) / HEADS;
+    const int kv = blockIdx.y / parts, part = blockIdx.y % parts * HEADS, head = kv * group + part;
+    const int heads = group - part < HEADS ? group - part : HEADS;
+    const int64_t at = kv * a.head_size;
+
+    scores<T, PIECES>(w, rows, row, a, q + (row.query * a.heads + head) * a.head_size, k + at, heads, begin,
+                      count);
+    __syncthreads();
+    if (warp < HEADS)
+        weigh(w + warp * RUN, count, warp < heads ? a.stats + 2 * partial_at(a, r, head + warp, run) : NULL);
+    __syncthreads();
+    values<T, PIECES>(sums, w, rows, row, a, v + at, begin, count);
+    __syncthreads();
+    for (int e = threadIdx.x; e < heads * a.head_size; e += THREADS) {
+        const int h = e / a.head_size, c = e % a.head_size;
+        float sum = 0;
+        for (int n = 0; n < WARPS; n++)
+            sum += sums[(n * HEADS + h) * COLUMNS + c];
+        a.values[partial_at(a, r, head + h, run) * a.head_size + c] = sum;
+    }
+}
+
+/* One block a row and head. */
+template <class T, class Rows>
+static __global__ void __launch_bounds__(THREADS) decode_combine(Rows rows, decode_shape a, T *o, float *lse)
+{
+    const int64_t r = blockIdx.x;
+    const int head = blockIdx.y;
+    const decode_row row = rows.at(a.first + r);
+    if (row.query < 0)
+        return;
+    const int runs = (row.keys + RUN - 1) / RUN;
+    const float *stats = a.stats + 2 * partial_at(a, r, head, 0);
+    const float *part = a.values + partial_at(a, r, head, 0) * a.head_size;
+    float largest = -INFINITY, sum = 0;
+    for (int n = 0; n < runs; n++)
+        largest = fmaxf(largest, stats[2 * n]);
+    for (int n = 0; n < runs; n++)
+        sum += stats[2 * n + 1] * q3_exp(stats[2 * n] - largest);
+    for (int c = threadIdx.x; c < a.head_size; c += THREADS) {
+        float x = 0;
+        for (int n = 0; n < runs; n++)
+            x += part[n * a.head_size + c] * q3_exp(stats[2 * n] - largest);
+        q3_set(o + (row.query * a.heads + head) * a.head_size + c, runs ? x / sum : 0.0f);
+    }
+    if (lse && threadIdx.x == 0)
+        lse[row.query * a.heads + head] = runs ? largest + logf(sum) : 0.0f;
+}
+
+/* The arrays, whoever's they are. */
+struct decode_arrays {
+    void *o;
+    float *lse;
+    const void *q, *k, *v;
+};
+
+template <class T, int PIECES, class Rows>
+static void launch(const Rows &rows, const decode_shape &shape, int64_t count, const decode_arrays &arrays,
+                   q3_cuda *cuda)
+{
+    const int group = shape.heads / shape.kv_heads;
+    const dim3 grid((unsigned)(count * shape.runs),
+                    (unsigned)(shape.kv_heads * ((group + HEADS - 1) / HEADS)));
+    Q3_LAUNCH(cuda, (decode_run<T, PIECES, Rows>), grid, dim3(THREADS), 0, rows, shape, (const T *)arrays.q,
+              (const T *)arrays.k, (const T *)arrays.v);
+    Q3_LAUNCH(cuda, (decode_combine<T, Rows>), dim3((unsigned)count, (unsigned)shape.heads), dim3(THREADS), 0,
+              rows, shape, (T *)arrays.o, arrays.lse);
+}
+
+template <class T, class Rows>
+static void launch_by_size(const Rows &rows, const decode_shape &shape, int64_t count,
+                           const decode_arrays &arrays, q3_cuda *cuda)
+{
+    const int once = TEAM * q3_width<T>::elements; // columns that a team reads at once
+    if (shape.head_size <= once)
+        launch<T, 1>(rows, shape, count, arrays, cuda);
+    else if (shape.head_size <= 2 * once)
+        launch<T, 2>(rows, shape, count, arrays, cuda);
+    else
+        launch<T, Q3_ATTENTION_MAX_D * sizeof(T) / (16 * TEAM)>(rows, shape, count, arrays, cuda);
+}
+
+/* As many rows at a time as the workspace has room for the results of. */
+template <class Rows>
+static void decode(const Rows &rows, decode_shape shape, int64_t n_rows, int64_t longest, q3_dtype dtype,
+                   const decode_arrays &arrays, q3_cuda *cuda)
+{
+    shape.runs = longest < RUN ? 1 : (int)((longest + RUN - 1) / RUN);
+    const int64_t parts = (int64_t)shape.heads * shape.runs; // of a row
+    const size_t row_bytes = (size_t)parts * (size_t)(shape.head_size + 2) * sizeof(float);
+    const int64_t most = (int64_t)(cuda->workspace_bytes / row_bytes);
+    if (most < 1)
+        return q3_cuda_fail(cuda, "attention to %lld keys needs a workspace of %zu bytes, there are %zu",
+                            (long long)longest, row_bytes, cuda->workspace_bytes);
+    for (shape.first = 0; shape.first < n_rows; shape.first += most) {
+        const int64_t count = n_rows - shape.first < most ? n_rows - shape.first : most;
+        shape.values = (float *)cuda->workspace;
+        shape.stats = shape.values + count * parts * shape.head_size;
+        Q3_BY_TYPE(dtype, T, launch_by_size<T>(rows, shape, count, arrays, cuda));
+    }
+}
+
+static decode_shape shape_of(int heads, int kv_heads, int head_size, float scale)
+{
+    decode_shape shape = decode_shape();
+    shape.heads = heads, shape.kv_heads = kv_heads, shape.head_size = head_size;
+    shape.scale = scale;
+    return shape;
+}
+
+static bool whole_pieces(int head_size, q3_dtype dtype, const void *q, const void *k, const void *v)
+{
+    return q3_dtype_bytes(dtype, head_size) % 16 == 0 && head_size <= Q3_ATTENTION_MAX_D &&
+           q3_attention_aligned(q) && q3_attention_aligned(k) && q3_attention_aligned(v);
+}
+
+bool q3_attention_decode_takes(const q3_attention_args *a)
+{
+    return q3_attention_longest(a, 1) <= MOST_QUERIES &&
+           whole_pieces(a->head_size, a->dtype, a->q, a->k, a->v);
+}
+
+void q3_attention_decode(const q3_attention_args *a, q3_cuda *cuda)
+{
+    const segment_rows rows = { a->device_segments, (int)q3_attention_longest(a, 1), a->causal };
+    const decode_arrays arrays = { a->o, a->lse, a->q, a->k, a->v };
+    decode(rows, shape_of(a->heads, a->kv_heads, a->head_size, a->scale), a->n_segments * rows.queries,
+           q3_attention_longest(a, 3), a->dtype, arrays, cuda);
+}
+
+extern "C" void q3_attention_paged_cuda(const q3_attention_paged_args *a, q3_cuda *cuda)
+{
+    const paged_rows rows = { a->tables, a->lengths, a->max_blocks, a->block };
+    const decode_arrays arrays = { a->o, NULL, a->q, a->k, a->v };
+    if (!whole_pieces(a->head_size, a->dtype, a->q, a->k, a->v))
+        return q3_cuda_fail(
+            cuda,
+            "paged attention on a CUDA device takes heads of whole 16-byte pieces up to %d elements, "
+            "not %d",
+            (int)Q3_ATTENTION_MAX_D, a->head_size);
+    decode(rows, shape_of(a->heads, a->kv_heads, a->head_size, a->scale), a->rows,
+           (int64_t)a->max_blocks * a->block, a->dtype, arrays, cuda);
+}
