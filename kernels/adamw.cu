@@ -3,9 +3,10 @@ extern "C" {
 }
 #include <math.h>
 
+#include "kernels/wide.cuh"
+
 #define Q3_DYNAMIC_MAP static __device__ const float
 #include "kernels/dynamic_map.h"
-#include "kernels/wide.cuh"
 
 /* Every product and sum is rounded by itself, as kernels/adamw.c does: the compiler may not join them. */
 static __device__ __forceinline__ float times(float a, float b)

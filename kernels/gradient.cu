@@ -27,7 +27,6 @@ static __global__ void sum_shares(q3_gradient_args a, double *shares)
         const float *g = a.g + a.begin[run];
         double sum = 0;
         for (int64_t chunk = share % SHARES * CHUNK; chunk < count; chunk += SHARES * CHUNK)
-#pragma unroll
             for (int i = 0; i < CHUNK; i += Q3_THREADS) {
                 int64_t at = chunk + i + threadIdx.x;
                 sum += at < count ? square(g[at]) : 0;

@@ -42,7 +42,6 @@ template <class T, int N, int LANES> static __global__ void forward(q3_layernorm
         const T *x = (const T *)a.x + row * a.C;
         T *y = (T *)a.y + row * a.C;
         float held[pieces::held][N], more[N], sum = 0, variance = 0;
-#pragma unroll
         for (int k = 0, c = lane; k < pieces::held; k++, c += pieces::step)
             if (c < a.C) {
                 q3_load(held[k], x + c);
@@ -53,7 +52,6 @@ template <class T, int N, int LANES> static __global__ void forward(q3_layernorm
             sum += total(more);
         }
         const float m = q3_row_sum<LANES>(sum, shared) / (float)a.C;
-#pragma unroll
         for (int k = 0, c = lane; k < pieces::held; k++, c += pieces::step)
             if (c < a.C)
                 variance += squares(held[k], m);
@@ -66,7 +64,6 @@ template <class T, int N, int LANES> static __global__ void forward(q3_layernorm
             a.m[row] = m;
         if (a.r && lane == 0)
             a.r[row] = r;
-#pragma unroll
         for (int k = 0, c = lane; k < pieces::held; k++, c += pieces::step)
             if (c < a.C)
                 scale(y + c, held[k], m, r, a.w + c, a.b + c);
@@ -115,7 +112,6 @@ template <class T, int N, int LANES> static __global__ void backward(q3_layernor
         T *dx = (T *)a.dx + row * a.C;
         const float m = a.m[row], r = a.r[row];
         float held_h[pieces::held][N], held_g[pieces::held][N], more_h[N], more_g[N], g = 0, gh = 0;
-#pragma unroll
         for (int k = 0, c = lane; k < pieces::held; k++, c += pieces::step)
             if (c < a.C)
                 load_pair(held_h[k], held_g[k], &g, &gh, x + c, dy + c, a.w + c, m, r);
@@ -123,7 +119,6 @@ template <class T, int N, int LANES> static __global__ void backward(q3_layernor
             load_pair(more_h, more_g, &g, &gh, x + c, dy + c, a.w + c, m, r);
         g = q3_row_sum<LANES>(g, shared) / (float)a.C;
         gh = q3_row_sum<LANES>(gh, shared) / (float)a.C;
-#pragma unroll
         for (int k = 0, c = lane; k < pieces::held; k++, c += pieces::step)
             if (c < a.C)
                 store_dx(dx + c, a.dx_beta, held_h[k], held_g[k], r, g, gh);
@@ -143,7 +138,6 @@ template <class T, int N> static __global__ void sum_runs(q3_layernorm_backward_
         const int64_t end = begin + Q3_LAYERNORM_RUN < a.rows ? begin + Q3_LAYERNORM_RUN : a.rows;
         for (int64_t c = q3_lane(shift) * N; c < a.C; c += N << shift) {
             float dw[N] = { 0 }, db[N] = { 0 };
-#pragma unroll 2
             for (int64_t row = begin; row < end; row++) {
                 float dy[N], x[N];
                 q3_load(dy, (const T *)a.dy + row * a.C + c);

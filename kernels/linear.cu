@@ -13,7 +13,6 @@ static __global__ void sum_runs(q3_linear_bias_args a, float *partial, int64_t b
         const int64_t end = run * RUN + RUN < a.M ? run * RUN + RUN : a.M;
         for (int64_t n = q3_lane(shift) * W; n < columns; n += W << shift) {
             float sum[W] = { 0 };
-#pragma unroll 4
             for (int64_t m = run * RUN; m < end; m++) {
                 float dy[W];
                 q3_load(dy, (const T *)a.dy + m * a.N + begin + n);

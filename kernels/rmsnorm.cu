@@ -31,7 +31,6 @@ template <class T, int N, int LANES> static __global__ void forward(q3_rmsnorm_a
         const T *x = (const T *)a.x + row * a.C;
         T *y = (T *)a.y + row * a.C;
         float held[pieces::held][N], more[N], sum = 0;
-#pragma unroll
         for (int k = 0, c = lane; k < pieces::held; k++, c += pieces::step)
             if (c < a.C) {
                 q3_load(held[k], x + c);
@@ -44,7 +43,6 @@ template <class T, int N, int LANES> static __global__ void forward(q3_rmsnorm_a
         const float r = 1 / sqrtf(q3_row_sum<LANES>(sum, shared) / (float)a.C + a.eps);
         if (a.r && lane == 0)
             a.r[row] = r;
-#pragma unroll
         for (int k = 0, c = lane; k < pieces::held; k++, c += pieces::step)
             if (c < a.C)
                 scale(y + c, held[k], r, a.w + c);
@@ -91,14 +89,12 @@ template <class T, int N, int LANES> static __global__ void backward(q3_rmsnorm_
         const T *x = (const T *)a.x + row * a.C, *dy = (const T *)a.dy + row * a.C;
         T *dx = (T *)a.dx + row * a.C;
         float held_x[pieces::held][N], held_g[pieces::held][N], more_x[N], more_g[N], sum = 0;
-#pragma unroll
         for (int k = 0, c = lane; k < pieces::held; k++, c += pieces::step)
             if (c < a.C)
                 sum += load_pair(held_x[k], held_g[k], x + c, dy + c, a.w + c);
         for (int64_t c = pieces::rest + lane; c < a.C; c += pieces::step)
             sum += load_pair(more_x, more_g, x + c, dy + c, a.w + c);
         const float r = a.r[row], pull = r * r / (float)a.C * q3_row_sum<LANES>(sum, shared);
-#pragma unroll
         for (int k = 0, c = lane; k < pieces::held; k++, c += pieces::step)
             if (c < a.C)
                 store_dx(dx + c, a.dx_beta, held_x[k], held_g[k], r, pull);
@@ -117,7 +113,6 @@ template <class T, int N> static __global__ void sum_runs(q3_rmsnorm_backward_ar
         const int64_t end = begin + Q3_RMSNORM_RUN < a.rows ? begin + Q3_RMSNORM_RUN : a.rows;
         for (int64_t c = q3_lane(shift) * N; c < a.C; c += N << shift) {
             float sum[N] = { 0 };
-#pragma unroll 2
             for (int64_t row = begin; row < end; row++) {
                 float dy[N], x[N];
                 q3_load(dy, (const T *)a.dy + row * a.C + c);

@@ -22,7 +22,6 @@ struct code_reader {
 
     __device__ __forceinline__ void open(float *values) const
     {
-#pragma unroll
         for (int i = 0; i < 16; i++) // an index that varies would copy the argument to the stack
             if (threadIdx.x == 0)
                 values[i] = book.value[i];
@@ -169,13 +168,12 @@ static __global__ void sort_rows(sorted_rows to, const int32_t *index, int64_t n
     const int32_t mine = i < n ? index[i] : 0;
     int32_t rank = 0;
     for (int64_t begin = 0; begin < n; begin += SORT_CHUNK) {
-        const int count = (int)(n - begin < SORT_CHUNK ? n - begin : SORT_CHUNK);
+        const int count = n - begin < SORT_CHUNK ? (int)(n - begin) : (int)SORT_CHUNK;
         __syncthreads();
         for (int k = threadIdx.x; k < count; k += SORT_THREADS)
             chunk[k] = index[begin + k];
         __syncthreads();
         const int equal = (int)(i < begin ? 0 : i - begin < count ? i - begin : count); // equal ones before i count
-#pragma unroll 8
         for (int k = 0; k < count; k++)
             rank += chunk[k] < mine || (chunk[k] == mine && k < equal);
     }
@@ -195,6 +193,32 @@ typedef struct spread_args {
     bool add; /* to what y holds; else y is written */
 } spread_args;
 
+static __device__ __forceinline__ bool in_run(const spread_args &a, int64_t k, int32_t place)
+{
+    return k < a.n && a.rows.place[k] == place;
+}
+
+/* Up to BATCH rows of a place: all are on their way before the first is added. */
+enum { BATCH = 4 };
+template <class X, int N>
+static __device__ __forceinline__ void add_batch(float (&sum)[N], const spread_args &a, int64_t k, int32_t place,
+                                                 const X *x)
+{
+    float v[BATCH][N], weight[BATCH];
+    bool there[BATCH];
+    for (int j = 0; j < BATCH; j++) {
+        there[j] = in_run(a, k + j, place);
+        if (!there[j])
+            continue;
+        const int32_t source = a.rows.source[k + j];
+        weight[j] = a.weights ? a.weights[source] : 1;
+        q3_load(v[j], x + source / a.group * a.C);
+    }
+    for (int j = 0; j < BATCH; j++)
+        for (int i = 0; i < N; i++)
+            sum[i] = there[j] ? __fadd_rn(sum[i], __fmul_rn(weight[j], v[j][i])) : sum[i];
+}
+
 template <class Y, class X, int N> static __global__ void spread(spread_args a, Y *y, const X *x, int shift)
 {
     for (int64_t first = q3_first() >> shift; first < a.n; first += q3_stride() >> shift) {
@@ -205,15 +229,8 @@ template <class Y, class X, int N> static __global__ void spread(spread_args a, 
             float sum[N] = { 0 };
             if (a.add)
                 q3_load(sum, y + place * a.C + c);
-#pragma unroll 4
-            for (int64_t k = first; k < a.n && a.rows.place[k] == place; k++) {
-                const int32_t source = a.rows.source[k];
-                const float weight = a.weights ? a.weights[source] : 1;
-                float v[N];
-                q3_load(v, x + source / a.group * a.C + c);
-                for (int i = 0; i < N; i++)
-                    sum[i] = __fadd_rn(sum[i], __fmul_rn(weight, v[i]));
-            }
+            for (int64_t k = first; in_run(a, k, place); k += BATCH)
+                add_batch(sum, a, k, place, x + c);
             q3_store(y + place * a.C + c, sum);
         }
     }

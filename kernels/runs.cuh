@@ -22,7 +22,6 @@ static __global__ void q3_add_runs_kernel(float *to, float beta, const float *pa
     for (int64_t block = blockIdx.x; block * 32 < C; block += gridDim.x) {
         const int64_t c = block * 32 + lane;
         float sum = 0;
-#pragma unroll 8
         for (int64_t run = begin; run < end; run++)
             sum += c < C ? partial[run * stride + c] : 0;
         sums[threadIdx.x] = sum;
