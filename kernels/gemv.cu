@@ -209,7 +209,7 @@ __device__ __forceinline__ float weight_at(const void *w, q3_dtype dtype, const 
 }
 
 template <class T>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 2)
     row_per_warp(product<T> p, q3_dtype dtype, q3_nf4_scales scales, q3_nf4_book book)
 {
     Q3_SHARED(float, value, 16);
@@ -220,10 +220,11 @@ __global__ void __launch_bounds__(THREADS)
     for (int64_t n = q3_first() >> 5; n < p.N; n += q3_stride() >> 5) {
         float sum[ROWS] = { 0, 0, 0, 0, 0, 0, 0, 0 };
         for (int64_t k = lane; k < p.K; k += 32) {
-            float w = weight_at(p.w, dtype, scales, value, n * p.K + k);
-            for (int m = 0; m < ROWS; m++)
+            const float w = weight_at(p.w, dtype, scales, value, n * p.K + k);
+            const T *x = p.x + k;
+            for (int m = 0; m < ROWS; m++, x += p.ldx)
                 if (m < p.M)
-                    sum[m] += w * q3_value(p.x[m * p.ldx + k]);
+                    sum[m] += w * q3_value(*x);
         }
         for (int m = 0; m < ROWS; m++) {
             float all = q3_warp_sum(sum[m]);

@@ -1,10 +1,18 @@
 /* kernels/sample.h - what generation asks of rows of logits, so that they need not leave the device.
  *
+ * Greedy:
+ *
  *   token_r = the index of the largest logit of row r, the lowest one on ties      lse_r = log sum_v exp(l_rv)
  *   flawed  = 1 when a logit of any row is NaN or infinite; left alone otherwise
  *
- * As infer/sample.c chooses greedily: a NaN is never the largest, unless it comes first. Cost: logits read once; a block
- * a row.
+ * As infer/sample.c chooses greedily: a NaN is never the largest, unless it comes first.
+ *
+ * Candidates, where top-k sampling will draw: v = l / temperature of the logits that can be among the k largest, and a
+ * few more, by rising id. infer/sample.c, given these for its row and a temperature of 1, takes the very token that it
+ * takes from the whole row: its top-k drops the same ones, and what it drops adds nothing to its sums. Its own sums are
+ * in double and in order, which is why the draw itself is left to it.
+ *
+ * Cost: logits read once, for candidates three times; a block a row.
  */
 #ifndef Q3_KERNELS_SAMPLE_H
 #define Q3_KERNELS_SAMPLE_H
@@ -21,7 +29,23 @@ typedef struct q3_greedy_args {
     q3_dtype dtype; /* of the logits: F32 or BF16 */
 } q3_greedy_args;
 
+enum { Q3_CANDIDATES_TOP_K = 1024 };
+
+typedef struct q3_candidates_args {
+    float *value; /* out [R, most] */
+    int32_t *id;  /* out [R, most] */
+    int32_t
+        *count; /* out [R]: candidates of the row; where it exceeds `most`, those behind are not written */
+    const void *logits; /* [R, V] */
+    int64_t R, V;
+    float temperature; /* above 0 */
+    int top_k;         /* 1 .. Q3_CANDIDATES_TOP_K */
+    int most;
+    q3_dtype dtype; /* of the logits: F32 or BF16 */
+} q3_candidates_args;
+
 /* On the device; see kernels/cuda.h. */
 void q3_greedy_cuda(const q3_greedy_args *a, q3_cuda *cuda);
+void q3_candidates_cuda(const q3_candidates_args *a, q3_cuda *cuda);
 
 #endif

@@ -119,12 +119,126 @@ static void flaws_are_seen_wherever_they_are(void **state)
     q3_cuda_close(cuda);
 }
 
+typedef struct candidates {
+    int32_t count, *id;
+    float *value;
+} candidates;
+
+static candidates candidates_of(q3_cuda *cuda, const void *logits, int64_t V, q3_dtype dtype,
+                                const q3_sampling *s, int most)
+{
+    candidates c = { 0, malloc((size_t)most * 4), malloc((size_t)most * 4) };
+    t_array from = t_upload(cuda, logits, q3_dtype_bytes(dtype, V), 0), count = t_upload(cuda, NULL, 4, 0),
+            id = t_upload(cuda, NULL, (size_t)most * 4, 0), value = t_upload(cuda, NULL, (size_t)most * 4, 0);
+    q3_candidates_cuda(&(q3_candidates_args){ value.at, id.at, count.at, from.at, 1, V, s->temperature,
+                                              s->top_k, most, dtype },
+                       cuda);
+    t_download(&c.count, &count);
+    t_download(c.id, &id);
+    t_download(c.value, &value);
+    t_drop(&from);
+    t_drop(&count);
+    t_drop(&id);
+    t_drop(&value);
+    return c;
+}
+
+/* The same token from the candidates as from the whole row, for 20 draws. */
+static void check_draws(q3_cuda *cuda, const float *row, const void *raw, int64_t V, q3_dtype dtype,
+                        q3_sampling s)
+{
+    float *copy = malloc((size_t)V * 4), *scratch = malloc((size_t)V * 4 + 8);
+    candidates c = candidates_of(cuda, raw, V, dtype, &s, (int)V);
+    assert_true(c.count >= 1 && c.count <= V);
+    for (int32_t i = 1; i < c.count; i++)
+        assert_true(c.id[i - 1] < c.id[i]);
+    q3_sampling rest = s;
+    rest.temperature = 1;
+    for (uint32_t position = 0; position < 20; position++) {
+        memcpy(copy, row, (size_t)V * 4);
+        int32_t want = q3_sample_next(copy, V, NULL, 0, &s, 3, position, scratch);
+        memcpy(copy, c.value, (size_t)c.count * 4);
+        int32_t got = c.id[q3_sample_next(copy, c.count, NULL, 0, &rest, 3, position, scratch)];
+        if (got != want)
+            fail_msg("V %lld top-k %d position %u: token %d, from the whole row %d", (long long)V, s.top_k,
+                     position, got, want);
+    }
+    free(c.id);
+    free(c.value);
+    free(copy);
+    free(scratch);
+}
+
+static void draws_from_candidates_are_those_of_the_row(void **state)
+{
+    (void)state;
+    static const int64_t sizes[] = { 1, 7, 33, 4097, 20011 };
+    static const int ks[] = { 1, 20, 50, 1024 };
+    q3_cuda *cuda = t_device();
+    float *x = malloc(20011 * sizeof *x);
+    void *raw = malloc(20011 * sizeof *x);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (size_t k = 0; k < sizeof ks / sizeof *ks; k++)
+            for (int dtype = Q3_F32; dtype <= Q3_BF16; dtype++) {
+                q3_sampling s = {
+                    true, k % 2 ? 0.7f : 1.3f, ks[k], dtype == Q3_F32 ? 0.8f : 1.0f, 1, 42 + i
+                };
+                t_fill(x, sizes[i], 2.0f, (uint32_t)(i * 10 + k));
+                for (int64_t v = 5; v < sizes[i]; v += 3) // as a mask leaves them
+                    x[v] = k == 1 ? -INFINITY : x[v];
+                t_round(raw, x, sizes[i], (q3_dtype)dtype);
+                t_widen(x, raw, sizes[i], (q3_dtype)dtype);
+                check_draws(cuda, x, raw, sizes[i], (q3_dtype)dtype, s);
+            }
+    free(x);
+    free(raw);
+    q3_cuda_close(cuda);
+}
+
+static void candidates_are_few_and_never_overflow(void **state)
+{
+    (void)state;
+    const int64_t V = 20011;
+    const q3_sampling s = { true, 0.7f, 20, 0.8f, 1, 1 };
+    q3_cuda *cuda = t_device();
+    float *x = malloc((size_t)V * 4);
+    t_fill(x, V, 2.0f, 8);
+    candidates c = candidates_of(cuda, x, V, Q3_F32, &s, 64);
+    assert_true(c.count >= 20 && c.count <= 64);
+    free(c.id);
+    free(c.value);
+    for (int64_t v = 0; v < V; v++)
+        x[v] = 1; // all tie
+    c = candidates_of(cuda, x, V, Q3_F32, &s, 64);
+    assert_int_equal(c.count, V);
+    for (int i = 0; i < 64; i++)
+        assert_int_equal(c.id[i], i);
+    free(c.id);
+    free(c.value);
+    free(x);
+    q3_cuda_close(cuda);
+}
+
+static void a_top_k_out_of_range_is_refused(void **state)
+{
+    (void)state;
+    char why[Q3_CUDA_SENTENCE] = "";
+    q3_cuda *cuda = t_device();
+    q3_candidates_cuda(&(q3_candidates_args){ .R = 1, .V = 1, .temperature = 1, .top_k = 1025 }, cuda);
+    assert_true(q3_cuda_take_failure(cuda, why));
+    assert_string_equal(why, "candidates are for a top-k of 1 to 1024, not 1025");
+    q3_cuda_close(cuda);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_likeliest_token_is_that_of_the_sampler),
         cmocka_unit_test(ties_go_to_the_lowest_id),
         cmocka_unit_test(flaws_are_seen_wherever_they_are),
+        cmocka_unit_test(draws_from_candidates_are_those_of_the_row),
+        cmocka_unit_test(candidates_are_few_and_never_overflow),
+        cmocka_unit_test(a_top_k_out_of_range_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
