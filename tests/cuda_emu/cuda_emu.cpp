@@ -67,8 +67,7 @@ struct async_copy {
 
 struct emu_thread {
     uint3 index;
-    fiber *on; /* NULL: not begun */
-    q3_emu_collective *what;
+    fiber *on;        /* NULL: not begun */
     const char *name; /* of the warp operation it waits in */
     uint32_t mask;
     q3_emu_site site; /* where it waits */
@@ -76,11 +75,20 @@ struct emu_thread {
     int group; /* the open one */
 };
 
+struct warp_group { /* lanes that have come to one warp operation and wait for the others it names */
+    uint32_t mask, here;
+    q3_emu_collective *what;
+    const char *name;
+    q3_emu_site site;
+};
+
 struct emu_warp {
     uint32_t present, left; /* lanes the block has; those that have returned from the kernel */
     uint32_t ready;         /* may run, but does not */
     uint32_t waiting;       /* in a warp operation */
     uint32_t blocked;       /* at the block's barrier */
+    warp_group groups[LANES];
+    int n_groups;
     void *args[LANES];
 };
 
@@ -372,22 +380,34 @@ void q3_emu_block_barrier(q3_emu_site site)
     }
 }
 
-static void check_warp(const emu_warp *w, const char *name, uint32_t mask, q3_emu_collective *what,
-                       q3_emu_site site)
+static void check_warp(const emu_warp *w, const char *name, uint32_t mask, q3_emu_site site)
 {
     if (!(mask >> q3_emu_now.lane & 1))
         q3_emu_stop(site, "%s with mask %08x, which lacks the calling lane %d", name, mask, q3_emu_now.lane);
     if (mask & ~w->present)
         q3_emu_stop(site, "%s with mask %08x: the warp has lanes %08x alone", name, mask, w->present);
     if (mask & w->left)
-        q3_emu_stop(site, "%s with mask %08x: lanes %08x have left the kernel", name, mask, w->left);
-    if (!(w->waiting & mask))
-        return;
-    const emu_thread *other = m->self - q3_emu_now.lane + __builtin_ctz(w->waiting & mask);
-    if (other->mask != mask || other->what != what || !same_site(other->site, site))
-        q3_emu_stop(site, "%s with mask %08x while lane %d of the warp waits in %s with mask %08x at %s:%d",
-                    name, mask, index_of(other) % LANES, other->name, other->mask, other->site.file,
-                    other->site.line);
+        q3_emu_stop(site, "%s with mask %08x: lanes %08x have left the kernel", name, mask, mask & w->left);
+}
+
+/* The group that waits with this mask, or a new one. Two groups of which each waits for a lane of the other never end. */
+static warp_group *group_of(emu_warp *w, q3_emu_collective *what, const char *name, uint32_t mask,
+                            q3_emu_site site)
+{
+    uint32_t me = 1u << q3_emu_now.lane;
+    for (int i = 0; i < w->n_groups; i++) {
+        warp_group *g = &w->groups[i];
+        bool same = g->mask == mask && g->what == what && same_site(g->site, site);
+        if (same)
+            return g;
+        if (g->mask & me && g->here & mask)
+            q3_emu_stop(site,
+                        "%s with mask %08x while lanes %08x of the warp wait in %s with mask %08x at %s:%d",
+                        name, mask, g->here, g->name, g->mask, g->site.file, g->site.line);
+    }
+    warp_group *g = &w->groups[w->n_groups++];
+    *g = warp_group{ mask, 0, what, name, site };
+    return g;
 }
 
 void q3_emu_warp(q3_emu_collective *what, const char *name, uint32_t mask, void *args, q3_emu_site site)
@@ -396,15 +416,17 @@ void q3_emu_warp(q3_emu_collective *what, const char *name, uint32_t mask, void 
     int warp = index_of(t) / LANES;
     emu_warp *w = &m->warps[warp];
     uint32_t me = 1u << q3_emu_now.lane;
-    check_warp(w, name, mask, what, site);
+    check_warp(w, name, mask, site);
+    warp_group *g = group_of(w, what, name, mask, site);
     w->args[q3_emu_now.lane] = args;
-    if (((w->waiting & mask) | me) != mask) {
-        t->what = what, t->name = name, t->mask = mask, t->site = site;
+    if ((g->here |= me) != mask) {
+        t->name = name, t->mask = mask, t->site = site;
         w->waiting |= me;
         wait_turn();
         return;
     }
     what(w->args, mask);
+    *g = w->groups[--w->n_groups];
     w->waiting &= ~mask;
     make_ready(warp, m->schedule > 1 ? mask : mask & ~me);
     if (m->schedule > 1)
@@ -650,6 +672,7 @@ static void run_block(int64_t number)
         emu_warp *w = &m->warps[i];
         w->present = lanes < LANES ? (1u << lanes) - 1 : 0xffffffffu;
         w->left = w->ready = w->waiting = w->blocked = 0;
+        w->n_groups = 0;
         make_ready(i, w->present);
     }
     emu_thread *first = take_next();

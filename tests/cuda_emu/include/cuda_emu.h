@@ -42,11 +42,9 @@ struct q3_emu_site { /* a place in the source */
     const char *file;
     int line;
 };
-#define Q3_EMU_HERE                                                                                          \
-    q3_emu_site                                                                                              \
-    {                                                                                                        \
-        __builtin_FILE(), __builtin_LINE()                                                                   \
-    }
+/* Last parameters of a device function: the place of the call; and that place inside. */
+#define Q3_EMU_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
+#define Q3_EMU_SITE (q3_emu_site{ file, line })
 
 /* What the running thread knows of itself; the scheduler sets it at each switch. */
 struct q3_emu_self {

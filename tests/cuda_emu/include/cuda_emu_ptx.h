@@ -31,7 +31,9 @@ static inline void q3_emu_launch_on(q3_cuda *cuda, const char *name, void (*kern
 
 #define Q3_SHARED(T, name, n)                                                                                \
     static __thread q3_emu_shared_mark q3_mark_##name;                                                       \
-    T(&name)[n] = *(T(*)[n])q3_emu_shared(&q3_mark_##name, sizeof(T) * (n), #name, Q3_EMU_HERE)
+    T(&name)                                                                                                 \
+    [n] =                                                                                                    \
+        *(T(*)[n])q3_emu_shared(&q3_mark_##name, sizeof(T) * (n), #name, q3_emu_site{ __FILE__, __LINE__ })
 #define Q3_DYNAMIC_SHARED(T, name) T *const name = (T *)q3_emu_now.dynamic_shared
 
 static inline uint16_t q3_bf16_bits(float x)
@@ -81,14 +83,13 @@ struct q3_emu_mma {
     uint32_t a[4], b[2];
 };
 void q3_emu_mma_bf16(void *const (&lanes)[32], uint32_t mask);
-static inline void q3_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                               q3_emu_site site = Q3_EMU_HERE)
+static inline void q3_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Q3_EMU_CALLER)
 {
     q3_emu_mma mine;
     memcpy(mine.d, d, sizeof d);
     memcpy(mine.a, a, sizeof a);
     memcpy(mine.b, b, sizeof b);
-    q3_emu_warp(q3_emu_mma_bf16, "q3_mma_bf16", 0xffffffffu, &mine, site);
+    q3_emu_warp(q3_emu_mma_bf16, "q3_mma_bf16", 0xffffffffu, &mine, Q3_EMU_SITE);
     memcpy(d, mine.d, sizeof d);
 }
 
@@ -109,19 +110,18 @@ static inline void q3_emu_ldmatrix_with(q3_emu_collective *what, const char *nam
     q3_emu_warp(what, name, 0xffffffffu, &mine, site);
     memcpy(r, mine.r, sizeof r);
 }
-static inline void q3_ldmatrix4(uint32_t (&r)[4], const void *shared, q3_emu_site site = Q3_EMU_HERE)
+static inline void q3_ldmatrix4(uint32_t (&r)[4], const void *shared, Q3_EMU_CALLER)
 {
-    q3_emu_ldmatrix_with(q3_emu_ldmatrix4, "q3_ldmatrix4", r, shared, site);
+    q3_emu_ldmatrix_with(q3_emu_ldmatrix4, "q3_ldmatrix4", r, shared, Q3_EMU_SITE);
 }
-static inline void q3_ldmatrix4_trans(uint32_t (&r)[4], const void *shared, q3_emu_site site = Q3_EMU_HERE)
+static inline void q3_ldmatrix4_trans(uint32_t (&r)[4], const void *shared, Q3_EMU_CALLER)
 {
-    q3_emu_ldmatrix_with(q3_emu_ldmatrix4_trans, "q3_ldmatrix4_trans", r, shared, site);
+    q3_emu_ldmatrix_with(q3_emu_ldmatrix4_trans, "q3_ldmatrix4_trans", r, shared, Q3_EMU_SITE);
 }
 
-static inline void q3_copy_async16(void *shared, const void *global, bool wanted,
-                                   q3_emu_site site = Q3_EMU_HERE)
+static inline void q3_copy_async16(void *shared, const void *global, bool wanted, Q3_EMU_CALLER)
 {
-    q3_emu_copy_async(shared, global, wanted, site);
+    q3_emu_copy_async(shared, global, wanted, Q3_EMU_SITE);
 }
 static inline void q3_copy_async_commit(void)
 {

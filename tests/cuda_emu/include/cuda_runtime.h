@@ -43,14 +43,14 @@ Q3_EMU_MAKE(double, double)
 #undef Q3_EMU_MAKE
 
 /* Barriers. The default arguments are the place of the call. */
-static inline void __syncthreads(q3_emu_site site = Q3_EMU_HERE)
+static inline void __syncthreads(Q3_EMU_CALLER)
 {
-    q3_emu_block_barrier(site);
+    q3_emu_block_barrier(Q3_EMU_SITE);
 }
 static inline void q3_emu_nothing(void *const (&)[32], uint32_t) {}
-static inline void __syncwarp(uint32_t mask = 0xffffffffu, q3_emu_site site = Q3_EMU_HERE)
+static inline void __syncwarp(uint32_t mask = 0xffffffffu, Q3_EMU_CALLER)
 {
-    q3_emu_warp(q3_emu_nothing, "__syncwarp", mask, NULL, site);
+    q3_emu_warp(q3_emu_nothing, "__syncwarp", mask, NULL, Q3_EMU_SITE);
 }
 static inline void __threadfence(void) {}
 static inline void __threadfence_block(void) {}
@@ -82,31 +82,32 @@ static inline T q3_emu_shuffled(const char *name, uint32_t mask, T value, int fr
 }
 /* The lane a shuffle reads, in segments of `width` lanes; out of the segment is the lane itself. */
 template <class T>
-static inline T __shfl_sync(uint32_t mask, T value, int from, int width = 32, q3_emu_site site = Q3_EMU_HERE)
+static inline T __shfl_sync(uint32_t mask, T value, int from, int width = 32, Q3_EMU_CALLER)
 {
     int lane = q3_emu_now.lane;
-    return q3_emu_shuffled("__shfl_sync", mask, value, (lane & ~(width - 1)) | (from & (width - 1)), site);
+    return q3_emu_shuffled("__shfl_sync", mask, value, (lane & ~(width - 1)) | (from & (width - 1)),
+                           Q3_EMU_SITE);
 }
 template <class T>
-static inline T __shfl_xor_sync(uint32_t mask, T value, int bits, int width = 32,
-                                q3_emu_site site = Q3_EMU_HERE)
+static inline T __shfl_xor_sync(uint32_t mask, T value, int bits, int width = 32, Q3_EMU_CALLER)
 {
     int lane = q3_emu_now.lane, from = lane ^ bits; // a lower segment may be read, a higher one not
-    return q3_emu_shuffled("__shfl_xor_sync", mask, value, from <= (lane | (width - 1)) ? from : lane, site);
+    return q3_emu_shuffled("__shfl_xor_sync", mask, value, from <= (lane | (width - 1)) ? from : lane,
+                           Q3_EMU_SITE);
 }
 template <class T>
-static inline T __shfl_down_sync(uint32_t mask, T value, unsigned delta, int width = 32,
-                                 q3_emu_site site = Q3_EMU_HERE)
+static inline T __shfl_down_sync(uint32_t mask, T value, unsigned delta, int width = 32, Q3_EMU_CALLER)
 {
     int lane = q3_emu_now.lane, from = lane + (int)delta;
-    return q3_emu_shuffled("__shfl_down_sync", mask, value, from <= (lane | (width - 1)) ? from : lane, site);
+    return q3_emu_shuffled("__shfl_down_sync", mask, value, from <= (lane | (width - 1)) ? from : lane,
+                           Q3_EMU_SITE);
 }
 template <class T>
-static inline T __shfl_up_sync(uint32_t mask, T value, unsigned delta, int width = 32,
-                               q3_emu_site site = Q3_EMU_HERE)
+static inline T __shfl_up_sync(uint32_t mask, T value, unsigned delta, int width = 32, Q3_EMU_CALLER)
 {
     int lane = q3_emu_now.lane, from = lane - (int)delta;
-    return q3_emu_shuffled("__shfl_up_sync", mask, value, from >= (lane & ~(width - 1)) ? from : lane, site);
+    return q3_emu_shuffled("__shfl_up_sync", mask, value, from >= (lane & ~(width - 1)) ? from : lane,
+                           Q3_EMU_SITE);
 }
 
 /* Votes. */
@@ -129,17 +130,17 @@ static inline uint32_t q3_emu_voted(const char *name, uint32_t mask, bool yes, q
     q3_emu_warp(q3_emu_count_votes, name, mask, &vote, site);
     return vote.ballot;
 }
-static inline unsigned __ballot_sync(uint32_t mask, int yes, q3_emu_site site = Q3_EMU_HERE)
+static inline unsigned __ballot_sync(uint32_t mask, int yes, Q3_EMU_CALLER)
 {
-    return q3_emu_voted("__ballot_sync", mask, yes != 0, site);
+    return q3_emu_voted("__ballot_sync", mask, yes != 0, Q3_EMU_SITE);
 }
-static inline int __any_sync(uint32_t mask, int yes, q3_emu_site site = Q3_EMU_HERE)
+static inline int __any_sync(uint32_t mask, int yes, Q3_EMU_CALLER)
 {
-    return q3_emu_voted("__any_sync", mask, yes != 0, site) != 0;
+    return q3_emu_voted("__any_sync", mask, yes != 0, Q3_EMU_SITE) != 0;
 }
-static inline int __all_sync(uint32_t mask, int yes, q3_emu_site site = Q3_EMU_HERE)
+static inline int __all_sync(uint32_t mask, int yes, Q3_EMU_CALLER)
 {
-    return q3_emu_voted("__all_sync", mask, yes != 0, site) == mask;
+    return q3_emu_voted("__all_sync", mask, yes != 0, Q3_EMU_SITE) == mask;
 }
 
 /* Atomics, on integers only; several host threads may launch at once, so they are the host's. */
