@@ -34,11 +34,12 @@ struct q3_cudnn_graph {
 
 int64_t q3_cudnn_rows_bucket(int64_t length)
 {
-    int64_t power = 256; // shorter sequences share it: the kernels stop at a sequence's length
+    int64_t power =
+        Q3_CUDNN_FEWEST_ROWS; // shorter sequences share it: the kernels stop at a sequence's length
     while (power < length)
         power *= 2;
     int64_t between = power / 4 * 3;
-    return power > 512 && length <= between ? between : power;
+    return between > Q3_CUDNN_FEWEST_ROWS && length <= between ? between : power;
 }
 
 int64_t q3_cudnn_sequences_bucket(int64_t n)
@@ -51,7 +52,8 @@ int64_t q3_cudnn_sequences_bucket(int64_t n)
 
 int64_t q3_cudnn_most_sequences(const q3_cudnn_shape *shape)
 {
-    const int64_t rows = 16384;              // with 32 heads of 128 the sum of dq takes 256 MiB then
+    // 16384 rows: with 32 heads of 128 the sum of dq takes 256 MiB then
+    const int64_t rows = (int64_t)Q3_CUDNN_FEWEST_ROWS * Q3_CUDNN_MOST_SEQUENCES;
     const int64_t score_bytes = 1024L << 20; // deterministic backward keeps all of dS, in bf16
     int64_t most = rows / shape->S;
     int64_t each = shape->heads * shape->S * shape->S * 2;

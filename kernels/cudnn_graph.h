@@ -61,6 +61,7 @@ typedef enum q3_cudnn_tensor {
 
 /* Buckets, so that a run compiles few plans. Rows: 256, 512, 768, 1024, 1536, 2048, 3072, ... at least `length`;
  * sequences: the power of two at least n. */
+enum { Q3_CUDNN_FEWEST_ROWS = 256, Q3_CUDNN_MOST_SEQUENCES = 64 };
 int64_t q3_cudnn_rows_bucket(int64_t length);
 int64_t q3_cudnn_sequences_bucket(int64_t n);
 /* Sequences of S rows that one launch may take, a power of two: what bounds its workspace. B is not looked at. */
