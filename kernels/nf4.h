@@ -86,7 +86,8 @@ void q3_nf4_quantize_cuda(const q3_nf4_quantize_args *a, q3_cuda *cuda);
 void q3_nf4_dequantize_cuda(const q3_nf4_dequantize_args *a, q3_cuda *cuda);
 
 /* As the CPU's, to the bit, all arrays on the device; the mean is left in *offset [1], on the device too. */
-void q3_nf4_nest_cuda(uint8_t *codes, float *scale, float *offset, const float *absmax, int64_t blocks, q3_cuda *cuda);
+void q3_nf4_nest_cuda(uint8_t *codes, float *scale, float *offset, const float *absmax, int64_t blocks,
+                      q3_cuda *cuda);
 void q3_nf4_unnest_cuda(float *absmax, const q3_nested *nested, int64_t blocks, q3_cuda *cuda);
 
 #endif

@@ -65,8 +65,12 @@ struct async_copy {
     int group;
 };
 
+struct emu_warp;
+
 struct emu_thread {
     uint3 index;
+    int lane;
+    emu_warp *warp;
     fiber *on;        /* NULL: not begun */
     const char *name; /* of the warp operation it waits in */
     uint32_t mask;
@@ -113,7 +117,7 @@ static __thread machine *m;
 
 /* Errors. */
 
-static bool same_site(q3_emu_site a, q3_emu_site b)
+static inline bool same_site(q3_emu_site a, q3_emu_site b)
 {
     return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
 }
@@ -202,7 +206,7 @@ static fiber *fiber_new(void)
     return f;
 }
 
-static void switch_to(fiber *to)
+static inline void switch_to(fiber *to)
 {
     fiber *from = m->current;
     m->current = to;
@@ -240,23 +244,18 @@ static inline int pick(uint32_t set)
     return __builtin_ctz(from ? from : set);
 }
 
-static inline void make_ready(int warp, uint32_t lanes)
+static inline void make_ready(emu_warp *w, uint32_t lanes)
 {
-    m->warps[warp].ready |= lanes;
-    if (m->warps[warp].ready)
-        m->ready_warps |= 1u << warp;
-}
-
-static inline int index_of(const emu_thread *t)
-{
-    return (int)(t - m->threads);
+    w->ready |= lanes;
+    if (w->ready)
+        m->ready_warps |= 1u << (w - m->warps);
 }
 
 static inline void become(emu_thread *t)
 {
     m->self = t;
     q3_emu_now.thread = t->index;
-    q3_emu_now.lane = index_of(t) % LANES;
+    q3_emu_now.lane = t->lane;
 }
 
 static void tell_deadlock(void);
@@ -285,7 +284,7 @@ static fiber *take_fiber(void)
 }
 
 /* Runs others until the running thread has been made ready and is chosen again. */
-static void wait_turn(void)
+static inline void wait_turn(void)
 {
     emu_thread *next = take_next();
     become(next); // not NULL: the running thread has not returned
@@ -298,15 +297,15 @@ static void wait_turn(void)
 /* The running thread has returned from the kernel. */
 static void leave(void)
 {
-    int index = index_of(m->self);
-    emu_warp *w = &m->warps[index / LANES];
+    const emu_thread *gone = m->self;
+    emu_warp *w = gone->warp;
     for (uint32_t rest = w->waiting; rest; rest &= rest - 1) {
-        emu_thread *t = m->self - index % LANES + __builtin_ctz(rest);
-        if (t->mask >> index % LANES & 1)
+        const emu_thread *t = gone - gone->lane + __builtin_ctz(rest);
+        if (t->mask >> gone->lane & 1)
             stop_thread(t, "%s with mask %08x waits for thread (%u,%u,%u), which has left the kernel",
-                        t->name, t->mask, m->self->index.x, m->self->index.y, m->self->index.z);
+                        t->name, t->mask, gone->index.x, gone->index.y, gone->index.z);
     }
-    w->left |= 1u << index % LANES;
+    w->left |= 1u << gone->lane;
     m->left++;
 }
 
@@ -363,31 +362,30 @@ void q3_emu_block_barrier(q3_emu_site site)
         q3_emu_stop(site, "__syncthreads while others stand at the one at %s:%d", m->barrier.file,
                     m->barrier.line);
     m->barrier = t->site = site;
-    int index = index_of(t);
     if (++m->at_barrier < m->n) {
-        m->warps[index / LANES].blocked |= 1u << index % LANES;
+        t->warp->blocked |= 1u << t->lane;
         wait_turn();
         return;
     }
     m->at_barrier = 0;
     for (int i = 0; i * LANES < m->n; i++) {
-        make_ready(i, m->warps[i].blocked);
+        make_ready(&m->warps[i], m->warps[i].blocked);
         m->warps[i].blocked = 0;
     }
     if (m->schedule > 1) {
-        make_ready(index / LANES, 1u << index % LANES);
+        make_ready(t->warp, 1u << t->lane);
         wait_turn();
     }
 }
 
-static void check_warp(const emu_warp *w, const char *name, uint32_t mask, q3_emu_site site)
+/* The mask names lanes that cannot come, or does not name the caller. */
+[[noreturn]] static void refuse_mask(const emu_warp *w, const char *name, uint32_t mask, q3_emu_site site)
 {
     if (!(mask >> q3_emu_now.lane & 1))
         q3_emu_stop(site, "%s with mask %08x, which lacks the calling lane %d", name, mask, q3_emu_now.lane);
     if (mask & ~w->present)
         q3_emu_stop(site, "%s with mask %08x: the warp has lanes %08x alone", name, mask, w->present);
-    if (mask & w->left)
-        q3_emu_stop(site, "%s with mask %08x: lanes %08x have left the kernel", name, mask, mask & w->left);
+    q3_emu_stop(site, "%s with mask %08x: lanes %08x have left the kernel", name, mask, mask & w->left);
 }
 
 /* The group that waits with this mask, or a new one. Two groups of which each waits for a lane of the other never end. */
@@ -413,12 +411,12 @@ static warp_group *group_of(emu_warp *w, q3_emu_collective *what, const char *na
 void q3_emu_warp(q3_emu_collective *what, const char *name, uint32_t mask, void *args, q3_emu_site site)
 {
     emu_thread *t = m->self;
-    int warp = index_of(t) / LANES;
-    emu_warp *w = &m->warps[warp];
-    uint32_t me = 1u << q3_emu_now.lane;
-    check_warp(w, name, mask, site);
+    emu_warp *w = t->warp;
+    uint32_t me = 1u << t->lane;
+    if (mask & ~(w->present & ~w->left) || !(mask & me))
+        refuse_mask(w, name, mask, site);
     warp_group *g = group_of(w, what, name, mask, site);
-    w->args[q3_emu_now.lane] = args;
+    w->args[t->lane] = args;
     if ((g->here |= me) != mask) {
         t->name = name, t->mask = mask, t->site = site;
         w->waiting |= me;
@@ -428,7 +426,7 @@ void q3_emu_warp(q3_emu_collective *what, const char *name, uint32_t mask, void 
     what(w->args, mask);
     *g = w->groups[--w->n_groups];
     w->waiting &= ~mask;
-    make_ready(warp, m->schedule > 1 ? mask : mask & ~me);
+    make_ready(w, m->schedule > 1 ? mask : mask & ~me);
     if (m->schedule > 1)
         wait_turn();
 }
@@ -552,10 +550,8 @@ void q3_emu_mma_bf16(void *const (&lanes)[32], uint32_t)
         for (int i = 0; i < 4; i++)
             unpack(&a[g + i % 2 * 8][t + i / 2 * 8], p->a[i]);
         for (int i = 0; i < 2; i++) {
-            float pair[2];
-            unpack(pair, p->b[i]);
-            b[t + 8 * i][g] = pair[0];
-            b[t + 8 * i + 1][g] = pair[1];
+            b[t + 8 * i][g] = __uint_as_float(p->b[i] << 16);
+            b[t + 8 * i + 1][g] = __uint_as_float(p->b[i] & 0xffff0000u);
             memcpy(&d[g + 8 * i][t], &p->d[2 * i], 2 * sizeof(float));
         }
     }
@@ -645,6 +641,8 @@ static void begin_threads(void)
     uint3 index = { 0, 0, 0 };
     for (int i = 0; i < m->n; i++) {
         m->threads[i].index = index;
+        m->threads[i].lane = i % LANES;
+        m->threads[i].warp = &m->warps[i / LANES];
         if (++index.x == block.x) {
             index.x = 0;
             if (++index.y == block.y)
@@ -673,7 +671,7 @@ static void run_block(int64_t number)
         w->present = lanes < LANES ? (1u << lanes) - 1 : 0xffffffffu;
         w->left = w->ready = w->waiting = w->blocked = 0;
         w->n_groups = 0;
-        make_ready(i, w->present);
+        make_ready(w, w->present);
     }
     emu_thread *first = take_next();
     become(first);

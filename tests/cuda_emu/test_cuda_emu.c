@@ -1,4 +1,5 @@
-/* The emulated device: right kernels come out right in every schedule, wrong ones are told. And kernels/cuda.c on it. */
+/* The emulated device: right kernels come out right in every schedule, wrong ones are told. And kernels/cuda.c on it, with
+ * the stand-in for cuBLASLt, which Q3_LIBRARY_PATH names. */
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -14,7 +15,6 @@
 
 #include <cuda_runtime_api.h>
 
-#include "kernels/cublaslt.h"
 #include "kernels/dtype.h"
 #include "tests/cuda_emu/probe.h"
 
@@ -30,17 +30,6 @@
 #endif
 
 enum { SCHEDULES = 6 };
-
-/* Products are not the matter here: a device opens without cuBLASLt. */
-struct q3_cublaslt *q3_cublaslt_create(q3_cuda *cuda, char *why)
-{
-    (void)why;
-    return (struct q3_cublaslt *)cuda;
-}
-void q3_cublaslt_destroy(struct q3_cublaslt *lt)
-{
-    (void)lt;
-}
 
 static void schedule(int number)
 {

@@ -172,8 +172,8 @@ static void check_draws(q3_cuda *cuda, const float *row, const void *raw, int64_
 static void draws_from_candidates_are_those_of_the_row(void **state)
 {
     (void)state;
-    static const int64_t sizes[] = { 1, 7, 33, 4097, 20011 };
-    static const int ks[] = { 1, 20, 50, 1024 };
+    static const int64_t sizes[] = { 1, 33, 4097, 20011 };
+    static const int ks[] = { 1, 20, 1024 };
     q3_cuda *cuda = t_device();
     float *x = malloc(20011 * sizeof *x);
     void *raw = malloc(20011 * sizeof *x);

@@ -48,8 +48,9 @@ struct q3_emu_site { /* a place in the source */
 
 /* What the running thread knows of itself; the scheduler sets it at each switch. */
 struct q3_emu_self {
-    uint3 thread, block, threads, blocks;
+    uint3 thread;
     int lane;
+    uint3 block, threads, blocks;
     char *dynamic_shared;
 };
 extern __thread q3_emu_self q3_emu_now;

@@ -32,8 +32,7 @@ static inline void q3_emu_launch_on(q3_cuda *cuda, const char *name, void (*kern
 #define Q3_SHARED(T, name, n)                                                                                \
     static __thread q3_emu_shared_mark q3_mark_##name;                                                       \
     T(&name)                                                                                                 \
-    [n] =                                                                                                    \
-        *(T(*)[n])q3_emu_shared(&q3_mark_##name, sizeof(T) * (n), #name, q3_emu_site{ __FILE__, __LINE__ })
+    [n] = *(T(*)[n])q3_emu_shared(&q3_mark_##name, sizeof(T) * (n), #name, q3_emu_site{ __FILE__, __LINE__ })
 #define Q3_DYNAMIC_SHARED(T, name) T *const name = (T *)q3_emu_now.dynamic_shared
 
 static inline uint16_t q3_bf16_bits(float x)
@@ -79,18 +78,14 @@ static inline float q3_exp2(float x)
  * 4, t = lane % 4. a[0], a[1], a[2], a[3] hold rows g, g + 8, g, g + 8, columns 2t.., 2t.., 2t + 8.., 2t + 8..; b[0],
  * b[1] rows 2t.., 2t + 8.. of column g; d[0..1] row g, d[2..3] row g + 8, columns 2t... */
 struct q3_emu_mma {
-    float d[4];
-    uint32_t a[4], b[2];
+    float *d;
+    const uint32_t *a, *b;
 };
 void q3_emu_mma_bf16(void *const (&lanes)[32], uint32_t mask);
 static inline void q3_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Q3_EMU_CALLER)
 {
-    q3_emu_mma mine;
-    memcpy(mine.d, d, sizeof d);
-    memcpy(mine.a, a, sizeof a);
-    memcpy(mine.b, b, sizeof b);
+    q3_emu_mma mine = { d, a, b };
     q3_emu_warp(q3_emu_mma_bf16, "q3_mma_bf16", 0xffffffffu, &mine, Q3_EMU_SITE);
-    memcpy(d, mine.d, sizeof d);
 }
 
 /* Lane 8m + i names row i of matrix m; lane l gets elements 2 (l % 4) and the next of row l / 4, or of column l / 4. */
