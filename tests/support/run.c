@@ -34,6 +34,11 @@ q3_process q3_run_start(const char *program, const char *const *overrides)
     const char *const always[] = { program, "train", "--config", Q3_RUN_CONFIG, "--threads", "1" };
     for (size_t i = 0; i < sizeof always / sizeof *always; i++)
         q3_process_add(&p, always[i]);
+    if (getenv("Q3_TEST_DEVICE")) { // a device computes in bfloat16 unless it is told otherwise
+        q3_process_add(&p, "--device");
+        q3_process_add(&p, getenv("Q3_TEST_DEVICE"));
+        q3_process_add(&p, "model.dtype=float32");
+    }
     for (; *overrides; overrides++)
         q3_process_add(&p, *overrides);
     return p;

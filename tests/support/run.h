@@ -14,7 +14,8 @@
 /* "Q3_TEST_DIR/<name>" with what was there removed; lives until the end of the program. */
 const char *q3_run_path(const char *name);
 
-/* A process that trains Q3_RUN_CONFIG with one thread; `overrides` ends with NULL. */
+/* A process that trains Q3_RUN_CONFIG with one thread, in float32 on the device that Q3_TEST_DEVICE names or on the CPU;
+ * `overrides` ends with NULL. */
 q3_process q3_run_start(const char *program, const char *const *overrides);
 
 /* Runs it to its end; anything else than exit code `want` fails the test and shows stderr. */
