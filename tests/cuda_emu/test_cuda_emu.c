@@ -1,6 +1,7 @@
 /* The emulated device: right kernels come out right in every schedule, wrong ones are told. And kernels/cuda.c on it, with
  * the stand-in for cuBLASLt, which Q3_LIBRARY_PATH names. */
 #include <math.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -92,18 +93,25 @@ static void elements_are_each_visited_once(void **state)
     q3_cuda *cuda = *state;
     enum { N = 4097 };
     float x[N], y[N], out[N];
-    for (int i = 0; i < N; i++)
+    uint16_t x16[N], y16[N], out16[N];
+    for (int i = 0; i < N; i++) {
         x[i] = random_float(), y[i] = random_float();
+        x16[i] = q3_f32_to_bf16(x[i]), y16[i] = q3_f32_to_bf16(y[i]);
+    }
     for (int s = 0; s < SCHEDULES; s++) {
         schedule(s);
         float *dx = device_copy(cuda, x, sizeof x), *dy = device_copy(cuda, y, sizeof y);
+        uint16_t *dx16 = device_copy(cuda, x16, sizeof x16), *dy16 = device_copy(cuda, y16, sizeof y16);
         probe_axpy(cuda, dy, dx, 2, N, false);
+        probe_axpy(cuda, dy16, dx16, 2, N, true);
         q3_cuda_download(cuda, out, dy, sizeof out);
+        q3_cuda_download(cuda, out16, dy16, sizeof out16);
         assert_good(cuda);
-        for (int i = 0; i < N; i++)
+        for (int i = 0; i < N; i++) {
             assert_true(out[i] == 2 * x[i] + y[i]);
-        q3_cuda_free(cuda, dx);
-        q3_cuda_free(cuda, dy);
+            assert_int_equal(out16[i], q3_f32_to_bf16(2 * x[i] + y[i])); // the inputs are exact in 16 bits
+        }
+        q3_cuda_free(cuda, dx), q3_cuda_free(cuda, dy), q3_cuda_free(cuda, dx16), q3_cuda_free(cuda, dy16);
     }
 }
 
@@ -498,6 +506,51 @@ static void devices_are_told_apart(void **state)
     unsetenv("Q3_CUDA_EMU_DEVICES");
 }
 
+/* Sums rows on a device of its own; the number of wrong ones. */
+static void *launch_many(void *arg)
+{
+    enum { R = 8, C = 500 };
+    float x[R * C], sum[R], max[R];
+    intptr_t wrong = 0;
+    q3_cuda *cuda = arg;
+    for (int i = 0; i < R * C; i++)
+        x[i] = (float)(i % 13);
+    float *dx = q3_cuda_alloc(cuda, sizeof x), *dsum = q3_cuda_alloc(cuda, sizeof sum),
+          *dmax = q3_cuda_alloc(cuda, sizeof max);
+    q3_cuda_upload(cuda, dx, x, sizeof x);
+    for (int i = 0; i < 20; i++) {
+        probe_rows(cuda, dsum, dmax, dx, R, C);
+        q3_cuda_download(cuda, sum, dsum, sizeof sum);
+        for (int r = 0; r < R; r++) {
+            float total = 0;
+            for (int c = 0; c < C; c++)
+                total += x[r * C + c];
+            wrong += sum[r] != total;
+        }
+    }
+    q3_cuda_free(cuda, dx), q3_cuda_free(cuda, dsum), q3_cuda_free(cuda, dmax);
+    return (void *)wrong;
+}
+
+static void host_threads_launch_side_by_side(void **state)
+{
+    (void)state;
+    schedule(0);
+    setenv("Q3_CUDA_EMU_DEVICES", "2", 1);
+    q3_cuda *devices[2] = { open_device(0), open_device(1) };
+    pthread_t threads[2];
+    void *wrong;
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, launch_many, devices[i]), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pthread_join(threads[i], &wrong), 0);
+        assert_null(wrong);
+        assert_good(devices[i]);
+        q3_cuda_close(devices[i]);
+    }
+    unsetenv("Q3_CUDA_EMU_DEVICES");
+}
+
 static void memory_has_an_end_and_comes_back(void **state)
 {
     q3_cuda *cuda = *state;
@@ -700,6 +753,7 @@ int main(void)
         cmocka_unit_test(launches_have_limits),
         cmocka_unit_test(opening_says_what_is_missing),
         cmocka_unit_test(devices_are_told_apart),
+        cmocka_unit_test(host_threads_launch_side_by_side),
         cmocka_unit_test(memory_has_an_end_and_comes_back),
         cmocka_unit_test(copies_know_host_from_device),
         cmocka_unit_test(long_uploads_arrive_whole),

@@ -81,7 +81,7 @@ void q3_emu_block_barrier(q3_emu_site site);
 typedef void q3_emu_collective(void *const (&lanes)[32], uint32_t mask);
 void q3_emu_warp(q3_emu_collective *what, const char *name, uint32_t mask, void *args, q3_emu_site site);
 
-/* The block's array of this place, `mark` being one byte that the place owns. */
+/* The running block's array of this place in the source; `mark` is the place's own, one for each host thread. */
 struct q3_emu_shared_mark {
     uint64_t block; /* number of the block that `at` belongs to */
     char *at;

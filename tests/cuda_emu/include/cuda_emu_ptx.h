@@ -47,8 +47,8 @@ static inline float q3_f16_value(uint16_t bits)
 {
     return q3_f16_to_f32(bits);
 }
-/* Round to nearest even: the bits that fall away are added up in f32 itself, by a number whose last place is the
- * half float's. */
+/* Round to nearest even, as __float2half_rn. Small values take f32's own rounding: beside 0.5 its last place is the
+ * half float's smallest number, 2^-24. */
 static inline uint16_t q3_f16_bits(float x)
 {
     uint32_t u = __float_as_uint(x), sign = u >> 16 & 0x8000u;
@@ -57,7 +57,7 @@ static inline uint16_t q3_f16_bits(float x)
         return (uint16_t)0x7fffu; // NaN, as the device writes it
     if (u >= 0x477ff000u)
         return (uint16_t)(sign | 0x7c00u); // 65520 and above round to infinity
-    if (u < 0x38800000u)                   // below 2^-14: multiples of 2^-24, the last place of 0.5
+    if (u < 0x38800000u)                   // below 2^-14, the smallest normal half float
         return (uint16_t)(sign | (__float_as_uint(__uint_as_float(u) + 0.5f) - 0x3f000000u));
     return (uint16_t)(sign | ((u - 0x38000000u + 0xfffu + (u >> 13 & 1)) >> 13));
 }
