@@ -24,7 +24,7 @@ extern "C" {
 
 #define Q3_LT_EXPORT extern "C" __attribute__((visibility("default")))
 
-/* Of the emulated device (tests/cuda_emu/include/cuda_emu.h), where the program has one. */
+/* Of the emulated device (tests/cuda_emu/include/cuda_emu.h); the program must export them (-rdynamic). */
 extern "C" {
 __attribute__((weak)) int q3_emu_enqueue(void *stream, void (*run)(void *args), const void *args,
                                          size_t bytes);
@@ -141,7 +141,7 @@ int check(const q3_lt_desc_body *desc, const q3_lt_layout_body *a, const q3_lt_l
 bool on_device(const void *p, const q3_lt_layout_body *l)
 {
     size_t bytes = (size_t)((l->cols - 1) * l->ld + l->rows) * type_bytes(l->type);
-    return !q3_emu_is_device || q3_emu_is_device(p, bytes);
+    return q3_emu_is_device(p, bytes);
 }
 
 float load(const void *p, int type, int64_t i)
@@ -382,6 +382,9 @@ Q3_LT_EXPORT const char *cublasLtGetStatusName(int status)
 
 Q3_LT_EXPORT int cublasLtCreate(q3_lt_handle *out)
 {
+    if (!q3_emu_enqueue || !q3_emu_is_device)
+        return refuse(Q3_LT_NOT_INITIALIZED,
+                      "the program does not export q3_emu_enqueue; link it with -rdynamic");
     *out = new q3_lt_context{ 1 };
     return Q3_LT_SUCCESS;
 }
@@ -514,8 +517,7 @@ Q3_LT_EXPORT int cublasLtMatmul(q3_lt_handle handle, q3_lt_desc desc, const void
     if (c != d || c_layout->ld != d_layout->ld)
         return refuse(Q3_LT_NOT_SUPPORTED, "C and D differ; only products in place are emulated");
     if (workspace_bytes < chosen.workspace_bytes || (uintptr_t)workspace % 256 ||
-        (workspace_bytes && !workspace) ||
-        (q3_emu_is_device && workspace_bytes && !q3_emu_is_device(workspace, workspace_bytes)))
+        (workspace_bytes && !workspace) || (workspace_bytes && !q3_emu_is_device(workspace, workspace_bytes)))
         return refuse(Q3_LT_INVALID_VALUE, "workspace of %zu bytes at %p, %u are needed", workspace_bytes,
                       workspace, chosen.workspace_bytes);
     const float scale = *(const float *)alpha, old = *(const float *)beta;
@@ -542,8 +544,5 @@ Q3_LT_EXPORT int cublasLtMatmul(q3_lt_handle handle, q3_lt_desc desc, const void
               scale,
               old,
               chosen.workspace_bytes };
-    if (q3_emu_enqueue)
-        return q3_emu_enqueue(stream, run, &j, sizeof j) ? Q3_LT_EXECUTION_FAILED : Q3_LT_SUCCESS;
-    run(&j);
-    return Q3_LT_SUCCESS;
+    return q3_emu_enqueue(stream, run, &j, sizeof j) ? Q3_LT_EXECUTION_FAILED : Q3_LT_SUCCESS;
 }

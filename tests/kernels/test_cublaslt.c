@@ -245,6 +245,32 @@ static void the_same_product_has_the_same_bits(void **unused)
     q3_cuda_close(cuda);
 }
 
+static void a_recorded_product_runs_at_each_replay(void **unused)
+{
+    (void)unused;
+    cuda = t_device();
+    matrix a = create(Q3_F32, 1, 1, 0, 0, 3), b = create(Q3_F32, 1, 1, 0, 0, 2),
+           c = create(Q3_F32, 1, 1, 0, 0, 1);
+    q3_matmul_args args = {
+        .c = c.device, .a = a.device, .b = b.device, .m = 1, .n = 1, .k = 1, .alpha = 1, .beta = 1
+    };
+    q3_cuda_record_begin(cuda);
+    q3_cublaslt_matmul(&args, cuda);
+    void *recording = q3_cuda_record_end(cuda);
+    nothing_failed();
+    assert_non_null(recording);
+    fetch(&c);
+    assert_true(fetched(&c, 0) == 1);
+    q3_cuda_replay(cuda, recording);
+    q3_cuda_replay(cuda, recording);
+    fetch(&c);
+    nothing_failed();
+    assert_true(fetched(&c, 0) == 13);
+    q3_cuda_record_free(cuda, recording);
+    destroy(&a), destroy(&b), destroy(&c);
+    q3_cuda_close(cuda);
+}
+
 static void failed_with(const char *part)
 {
     char why[Q3_CUDA_SENTENCE] = "nothing failed";
@@ -291,6 +317,7 @@ int main(void)
         cmocka_unit_test(a_bias_goes_with_beta),
         cmocka_unit_test(shapes_make_room),
         cmocka_unit_test(the_same_product_has_the_same_bits),
+        cmocka_unit_test(a_recorded_product_runs_at_each_replay),
         cmocka_unit_test(what_cannot_be_is_told),
     };
     return cmocka_run_group_tests_name("cublaslt", tests, NULL, NULL);
