@@ -63,5 +63,6 @@ function(q3_add_cuda library)
     set_target_properties(cublasLt_emu PROPERTIES OUTPUT_NAME cublasLt SUFFIX .so.13
                           LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/libraries)
     add_dependencies(${library} cublasLt_emu)
+    target_link_options(${library} INTERFACE -rdynamic) # it asks the program for the emulated device
   endif()
 endfunction()

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "kernels/cublaslt.h"
+#include "kernels/gemm.h"
 
 enum {
     MIB = 1 << 20,
@@ -196,6 +197,7 @@ void q3_cuda_close(q3_cuda *cuda)
     cudaSetDevice(cuda->ordinal);
     if (cuda->stream)
         cudaStreamSynchronize(cuda->stream);
+    q3_gemm_close(cuda);
     if (cuda->cublaslt)
         q3_cublaslt_destroy(cuda->cublaslt);
     staging_destroy(cuda->staging);

@@ -4,6 +4,8 @@
  *   NF4, FP4                                        q3_nf4_dequantize_cuda into scratch
  *   other                                           an element a thread into scratch
  *
+ * For a few rows (decoding) nt leaves 4-bit weights to kernels/gemv.cu, which reads them as they are.
+ *
  * Training spends its time in products over thousands of rows, for which one more pass over the weight is 1 or 2 %; a
  * resident copy (q3_weight_cache_add) saves that too. Slices of a large weight: nt writes columns of Y, nn adds to all
  * of Y, so there a bf16 Y is rounded once for each 256 MiB of weight.
@@ -16,6 +18,7 @@
 extern "C" {
 #include "kernels/cublaslt.h"
 #include "kernels/gemm.h"
+#include "kernels/gemv.h"
 #include "kernels/nf4.h"
 }
 
@@ -251,6 +254,10 @@ void q3_gemm_nt_cuda(const q3_gemm_nt_args *a, q3_cuda *cuda)
     }
     if (a->M == 0 || a->N == 0)
         return;
+    if (a->M <= Q3_GEMV_ROWS && is_4bit(&a->w)) {
+        q3_gemv_cuda(a, cuda);
+        return;
+    }
     const int64_t step = slice_rows(&a->w, a->dtype, a->N, a->K, cuda);
     const void *bias = bias_operand(a, cuda);
     for (int64_t first = 0; step && first < a->N; first += step) {

@@ -11,12 +11,11 @@
  * Sums are f32, in blocks of TERMS terms that are added one after the other: fixed by k alone. After Goto and van de
  * Geijn (2008), as kernels/gemm_simd.c.
  */
-#include <math.h>
+#include <initializer_list>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <vector>
 
 extern "C" {
 #include "kernels/cublaslt_api.h"
@@ -25,7 +24,7 @@ extern "C" {
 
 #define Q3_LT_EXPORT extern "C" __attribute__((visibility("default")))
 
-/* Of the emulated device (tests/cuda_emu/include/cuda_emu.h), where the program has one. */
+/* Of the emulated device (tests/cuda_emu/include/cuda_emu.h); the program must export them (-rdynamic). */
 extern "C" {
 __attribute__((weak)) int q3_emu_enqueue(void *stream, void (*run)(void *args), const void *args,
                                          size_t bytes);
@@ -142,7 +141,7 @@ int check(const q3_lt_desc_body *desc, const q3_lt_layout_body *a, const q3_lt_l
 bool on_device(const void *p, const q3_lt_layout_body *l)
 {
     size_t bytes = (size_t)((l->cols - 1) * l->ld + l->rows) * type_bytes(l->type);
-    return !q3_emu_is_device || q3_emu_is_device(p, bytes);
+    return q3_emu_is_device(p, bytes);
 }
 
 float load(const void *p, int type, int64_t i)
@@ -208,41 +207,63 @@ void pack(float *to, int width, const void *from, int type, int64_t first, int64
         pack_as(to, width, (const float *)from, first, end, k0, terms, across, along);
 }
 
-typedef float vector __attribute__((vector_size(WIDTH * sizeof(float)), aligned(4)));
+/* Vectors of the width that the processor has: wider ones would be kept in memory. */
+typedef float vector4 __attribute__((vector_size(16)));
+typedef float vector8 __attribute__((vector_size(32)));
+typedef float vector16 __attribute__((vector_size(64)));
 
 /* tile[r][0 .. 15] += sum over k of a[k][r] * b[k][0 .. 15], rows of the tile `ld` apart. */
-template <int ROWS>
+template <int ROWS, class V>
 static inline __attribute__((always_inline)) void multiply(float *tile, int64_t ld, const float *a,
                                                            const float *b, int64_t terms)
 {
-    vector sum[ROWS];
+    enum { LANES = sizeof(V) / sizeof(float), PARTS = WIDTH / LANES };
+    V sum[ROWS][PARTS];
     for (int r = 0; r < ROWS; r++)
-        sum[r] = vector{};
-    for (int64_t k = 0; k < terms; k++) {
-        const vector x = *(const vector *)(b + k * WIDTH);
+        for (int i = 0; i < PARTS; i++)
+            sum[r][i] = V{};
+    for (int64_t k = 0; k < terms; k++)
         for (int r = 0; r < ROWS; r++)
-            sum[r] += x * a[k * ROWS + r];
-    }
+            for (int i = 0; i < PARTS; i++)
+                sum[r][i] += *(const V *)(b + k * WIDTH + i * LANES) * a[k * ROWS + r];
     for (int r = 0; r < ROWS; r++)
-        *(vector *)(tile + r * ld) += sum[r];
+        for (int i = 0; i < PARTS; i++)
+            *(V *)(tile + r * ld + i * LANES) += sum[r][i];
 }
 
 #if defined(__x86_64__)
 __attribute__((target("avx512f"))) void multiply_avx512(float *tile, int64_t ld, const float *a,
                                                         const float *b, int64_t terms)
 {
-    multiply<12>(tile, ld, a, b, terms);
+    multiply<12, vector16>(tile, ld, a, b, terms);
 }
 __attribute__((target("avx2,fma"))) void multiply_avx2(float *tile, int64_t ld, const float *a,
                                                        const float *b, int64_t terms)
 {
-    multiply<6>(tile, ld, a, b, terms);
+    multiply<6, vector8>(tile, ld, a, b, terms);
 }
 #endif
 void multiply_portable(float *tile, int64_t ld, const float *a, const float *b, int64_t terms)
 {
-    multiply<3>(tile, ld, a, b, terms);
+    multiply<3, vector4>(tile, ld, a, b, terms);
 }
+
+/* Scratch that vectors may be loaded from. */
+struct floats {
+    float *p;
+    explicit floats(int64_t n) : p(NULL)
+    {
+        void *memory;
+        if (posix_memalign(&memory, sizeof(vector16), (size_t)n * sizeof *p) != 0) {
+            fputs("cublaslt_emu: no memory left\n", stderr);
+            abort();
+        }
+        p = (float *)memory;
+    }
+    floats(const floats &) = delete;
+    floats &operator=(const floats &) = delete;
+    ~floats() { free(p); }
+};
 
 struct kernel {
     void (*multiply)(float *tile, int64_t ld, const float *a, const float *b, int64_t terms);
@@ -266,28 +287,27 @@ void run(void *args)
     const job j = *(const job *)args;
     const kernel fast = best_kernel();
     const int64_t m = j.p.m, n = j.p.n, tall = (n + fast.rows - 1) / fast.rows * fast.rows;
-    std::vector<float> rows((size_t)fast.rows * TERMS), block((size_t)COLUMNS * TERMS),
-        sums((size_t)tall * COLUMNS);
+    floats rows(fast.rows * TERMS), block(COLUMNS * TERMS), sums(tall * COLUMNS);
     if (j.workspace_bytes)
         memset(j.workspace, 0xff, j.workspace_bytes);
     for (int64_t i0 = 0; i0 < m; i0 += COLUMNS) {
         const int64_t end = i0 + COLUMNS < m ? i0 + COLUMNS : m;
-        std::fill(sums.begin(), sums.end(), 0.0f);
+        memset(sums.p, 0, (size_t)tall * COLUMNS * sizeof *sums.p);
         for (int64_t k0 = 0; k0 < j.p.k; k0 += TERMS) {
             const int64_t terms = j.p.k - k0 < TERMS ? j.p.k - k0 : (int64_t)TERMS;
             for (int64_t i = i0; i < end; i += WIDTH)
-                pack(&block[(size_t)((i - i0) * TERMS)], WIDTH, j.a, j.in, i, end, k0, terms,
-                     j.ta ? j.lda : 1, j.ta ? 1 : j.lda);
+                pack(block.p + (i - i0) * TERMS, WIDTH, j.a, j.in, i, end, k0, terms, j.ta ? j.lda : 1,
+                     j.ta ? 1 : j.lda);
             for (int64_t r = 0; r < n; r += fast.rows) {
-                pack(rows.data(), fast.rows, j.b, j.in, r, n, k0, terms, j.tb ? 1 : j.ldb, j.tb ? j.ldb : 1);
+                pack(rows.p, fast.rows, j.b, j.in, r, n, k0, terms, j.tb ? 1 : j.ldb, j.tb ? j.ldb : 1);
                 for (int64_t i = i0; i < end; i += WIDTH)
-                    fast.multiply(&sums[(size_t)(r * COLUMNS + i - i0)], COLUMNS, rows.data(),
-                                  &block[(size_t)((i - i0) * TERMS)], terms);
+                    fast.multiply(sums.p + r * COLUMNS + i - i0, COLUMNS, rows.p, block.p + (i - i0) * TERMS,
+                                  terms);
             }
         }
         for (int64_t r = 0; r < n; r++)
             for (int64_t i = i0; i < end; i++) {
-                float x = j.alpha * sums[(size_t)(r * COLUMNS + i - i0)];
+                float x = j.alpha * sums.p[r * COLUMNS + i - i0];
                 if (j.beta != 0)
                     x += j.beta * load(j.c, j.out, r * j.ldc + i);
                 if (j.bias)
@@ -362,6 +382,9 @@ Q3_LT_EXPORT const char *cublasLtGetStatusName(int status)
 
 Q3_LT_EXPORT int cublasLtCreate(q3_lt_handle *out)
 {
+    if (!q3_emu_enqueue || !q3_emu_is_device)
+        return refuse(Q3_LT_NOT_INITIALIZED,
+                      "the program does not export q3_emu_enqueue; link it with -rdynamic");
     *out = new q3_lt_context{ 1 };
     return Q3_LT_SUCCESS;
 }
@@ -494,8 +517,7 @@ Q3_LT_EXPORT int cublasLtMatmul(q3_lt_handle handle, q3_lt_desc desc, const void
     if (c != d || c_layout->ld != d_layout->ld)
         return refuse(Q3_LT_NOT_SUPPORTED, "C and D differ; only products in place are emulated");
     if (workspace_bytes < chosen.workspace_bytes || (uintptr_t)workspace % 256 ||
-        (workspace_bytes && !workspace) ||
-        (q3_emu_is_device && workspace_bytes && !q3_emu_is_device(workspace, workspace_bytes)))
+        (workspace_bytes && !workspace) || (workspace_bytes && !q3_emu_is_device(workspace, workspace_bytes)))
         return refuse(Q3_LT_INVALID_VALUE, "workspace of %zu bytes at %p, %u are needed", workspace_bytes,
                       workspace, chosen.workspace_bytes);
     const float scale = *(const float *)alpha, old = *(const float *)beta;
@@ -522,8 +544,5 @@ Q3_LT_EXPORT int cublasLtMatmul(q3_lt_handle handle, q3_lt_desc desc, const void
               scale,
               old,
               chosen.workspace_bytes };
-    if (q3_emu_enqueue)
-        return q3_emu_enqueue(stream, run, &j, sizeof j) ? Q3_LT_EXECUTION_FAILED : Q3_LT_SUCCESS;
-    run(&j);
-    return Q3_LT_SUCCESS;
+    return q3_emu_enqueue(stream, run, &j, sizeof j) ? Q3_LT_EXECUTION_FAILED : Q3_LT_SUCCESS;
 }

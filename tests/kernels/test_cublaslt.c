@@ -1,4 +1,4 @@
-/* Needs a device: the emulated one with its stand-in for cuBLASLt, or a real one. */
+/* On the emulated device with its stand-in for cuBLASLt, or on a real one. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "kernels/cublaslt.h"
-#include "kernels/library.h"
+#include "tests/support/device.h"
 
 static q3_cuda *cuda;
 
@@ -168,6 +168,7 @@ static void check(problem p)
 static void products_are_those_of_double_sums(void **unused)
 {
     (void)unused;
+    cuda = t_device();
     static const int64_t sizes[][3] = { { 1, 1, 1 },     { 1, 7, 33 },    { 7, 33, 257 },
                                         { 33, 257, 7 },  { 257, 1, 33 },  { 1, 257, 1 },
                                         { 33, 7, 2049 }, { 64, 32, 128 }, { 25, 600, 300 } };
@@ -187,20 +188,24 @@ static void products_are_those_of_double_sums(void **unused)
                                  .beta = (s + (size_t)i) % 3 ? 0 : (i & 1 ? 1 : 0.25f),
                                  .pad = (int64_t)(s + (size_t)i) % 3,
                                  .shift = (int64_t)(s % 4) });
+    q3_cuda_close(cuda);
 }
 
 static void a_bias_goes_with_beta(void **unused)
 {
     (void)unused;
+    cuda = t_device();
     for (int beta = 0; beta <= 1; beta++)
         check(
             (problem){ .m = 9, .n = 40, .k = 16, .tb = true, .bias = true, .alpha = 1, .beta = (float)beta });
+    q3_cuda_close(cuda);
 }
 
 /* More shapes than the table holds: those that made room come back. */
 static void shapes_make_room(void **unused)
 {
     (void)unused;
+    cuda = t_device();
     enum { SHAPES = 3000 };
     matrix a = create(Q3_F32, 1, SHAPES, 0, 0, 1), b = create(Q3_F32, 1, 1, 0, 0, 2),
            c = create(Q3_F32, 1, SHAPES, 0, 0, 9);
@@ -216,11 +221,13 @@ static void shapes_make_room(void **unused)
     for (int i = 0; i < SHAPES; i++)
         assert_true(fetched(&c, i) == 2);
     destroy(&a), destroy(&b), destroy(&c);
+    q3_cuda_close(cuda);
 }
 
 static void the_same_product_has_the_same_bits(void **unused)
 {
     (void)unused;
+    cuda = t_device();
     enum { M = 19, N = 130, K = 3000 };
     matrix a = create(Q3_BF16, M, K, 0, 0, 0), b = create(Q3_BF16, N, K, 0, 0, 0);
     matrix c = create(Q3_F32, M, N, 0, 0, NAN), again = create(Q3_F32, M, N, 0, 0, NAN);
@@ -235,6 +242,33 @@ static void the_same_product_has_the_same_bits(void **unused)
     nothing_failed();
     assert_memory_equal(c.bytes, again.bytes, M * N * sizeof(float));
     destroy(&a), destroy(&b), destroy(&c), destroy(&again);
+    q3_cuda_close(cuda);
+}
+
+static void a_recorded_product_runs_at_each_replay(void **unused)
+{
+    (void)unused;
+    cuda = t_device();
+    matrix a = create(Q3_F32, 1, 1, 0, 0, 3), b = create(Q3_F32, 1, 1, 0, 0, 2),
+           c = create(Q3_F32, 1, 1, 0, 0, 1);
+    q3_matmul_args args = {
+        .c = c.device, .a = a.device, .b = b.device, .m = 1, .n = 1, .k = 1, .alpha = 1, .beta = 1
+    };
+    q3_cuda_record_begin(cuda);
+    q3_cublaslt_matmul(&args, cuda);
+    void *recording = q3_cuda_record_end(cuda);
+    nothing_failed();
+    assert_non_null(recording);
+    fetch(&c);
+    assert_true(fetched(&c, 0) == 1);
+    q3_cuda_replay(cuda, recording);
+    q3_cuda_replay(cuda, recording);
+    fetch(&c);
+    nothing_failed();
+    assert_true(fetched(&c, 0) == 13);
+    q3_cuda_record_free(cuda, recording);
+    destroy(&a), destroy(&b), destroy(&c);
+    q3_cuda_close(cuda);
 }
 
 static void failed_with(const char *part)
@@ -248,6 +282,7 @@ static void failed_with(const char *part)
 static void what_cannot_be_is_told(void **unused)
 {
     (void)unused;
+    cuda = t_device();
     matrix x = create(Q3_F32, 8, 8, 0, 0, 0);
     q3_matmul_args good = { .c = x.device, .a = x.device, .b = x.device, .m = 2, .n = 2, .k = 2, .alpha = 1 },
                    bad = good;
@@ -272,24 +307,7 @@ static void what_cannot_be_is_told(void **unused)
     q3_cublaslt_matmul(&bad, cuda);
     nothing_failed();
     destroy(&x);
-}
-
-static int open_device(void **unused)
-{
-    char why[Q3_CUDA_SENTENCE] = "";
-    (void)unused;
-    if (q3_cuda_count(why) > 0)
-        cuda = q3_cuda_open(0, why);
-    if (!cuda)
-        print_message("no device: %s\n", why);
-    return cuda ? 0 : -1;
-}
-
-static int close_device(void **unused)
-{
-    (void)unused;
     q3_cuda_close(cuda);
-    return 0;
 }
 
 int main(void)
@@ -299,7 +317,8 @@ int main(void)
         cmocka_unit_test(a_bias_goes_with_beta),
         cmocka_unit_test(shapes_make_room),
         cmocka_unit_test(the_same_product_has_the_same_bits),
+        cmocka_unit_test(a_recorded_product_runs_at_each_replay),
         cmocka_unit_test(what_cannot_be_is_told),
     };
-    return cmocka_run_group_tests_name("cublaslt", tests, open_device, close_device);
+    return cmocka_run_group_tests_name("cublaslt", tests, NULL, NULL);
 }

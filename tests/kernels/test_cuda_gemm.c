@@ -1,4 +1,4 @@
-/* Needs a device: the emulated one with its stand-in for cuBLASLt, or a real one. The CPU's reference level, on the same
+/* On the emulated device with its stand-in for cuBLASLt, or on a real one. The CPU's reference level, on the same
  * rounded inputs, says what is right. */
 #include <math.h>
 #include <setjmp.h>
@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "kernels/gemm.h"
+#include "tests/support/device.h"
 
 static q3_cuda *cuda;
 
@@ -187,6 +188,7 @@ static void check(problem p, pair *w, bool biased)
 static void products_are_those_of_the_reference(void **unused)
 {
     (void)unused;
+    cuda = t_device();
     static const q3_dtype types[] = { Q3_F32, Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4 };
     static const int64_t sizes[][3] = { { 9, 1, 1 },      { 12, 7, 33 }, { 33, 65, 257 },
                                         { 29, 128, 300 }, { 1, 40, 16 }, { 257, 33, 7 },
@@ -208,6 +210,7 @@ static void products_are_those_of_the_reference(void **unused)
                           &w, i % 4 < 2);
             destroy_weight(&w);
         }
+    q3_cuda_close(cuda);
 }
 
 /* The products' bits with and without a copy of the weight. */
@@ -230,6 +233,7 @@ static void compare_with_copy(problem p, pair *w)
 static void a_copy_changes_no_bit(void **unused)
 {
     (void)unused;
+    cuda = t_device();
     static const q3_dtype types[] = { Q3_F32, Q3_BF16, Q3_F16, Q3_NF4 };
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
         for (int r = NT; r <= NN; r++) {
@@ -238,36 +242,21 @@ static void a_copy_changes_no_bit(void **unused)
                 (problem){ .r = (role)r, .M = 40, .N = 70, .K = 96, .dtype = Q3_BF16, .alpha = 1 }, &w);
             destroy_weight(&w);
         }
+    q3_cuda_close(cuda);
 }
 
 /* 33000 x 4096 in bf16 is 258 MiB: two slices. Each is right, and a copy is read in the same slices. */
 static void large_weights_are_cut(void **unused)
 {
     (void)unused;
-    enum { M = 3, N = 33000, K = 4096 };
+    cuda = t_device();
+    enum { M = 9, N = 33000, K = 4096 };
     pair w = weight(Q3_NF4, 64, (int64_t)N * K);
     check((problem){ .r = NT, .M = M, .N = N, .K = K, .dtype = Q3_BF16, .alpha = 1 }, &w, true);
     check((problem){ .r = NN, .M = M, .N = N, .K = K, .dtype = Q3_BF16, .alpha = 1, .beta = 1 }, &w, false);
     compare_with_copy((problem){ .r = NN, .M = M, .N = N, .K = K, .dtype = Q3_BF16, .alpha = 1 }, &w);
     destroy_weight(&w);
-}
-
-static int open_device(void **unused)
-{
-    char why[Q3_CUDA_SENTENCE] = "";
-    (void)unused;
-    if (q3_cuda_count(why) > 0)
-        cuda = q3_cuda_open(0, why);
-    if (!cuda)
-        print_message("no device: %s\n", why);
-    return cuda ? 0 : -1;
-}
-
-static int close_device(void **unused)
-{
-    (void)unused;
     q3_cuda_close(cuda);
-    return 0;
 }
 
 int main(void)
@@ -277,5 +266,5 @@ int main(void)
         cmocka_unit_test(a_copy_changes_no_bit),
         cmocka_unit_test(large_weights_are_cut),
     };
-    return cmocka_run_group_tests_name("gemm_cuda", tests, open_device, close_device);
+    return cmocka_run_group_tests_name("cuda_gemm", tests, NULL, NULL);
 }
