@@ -10,8 +10,7 @@
 enum {
     PLANS = 64, // shapes kept; a run over lengths up to 8192 meets about 40 in each direction
     TABLE = Q3_CUDNN_MOST_SEQUENCES + 4, // one more than sequences, in whole 16 bytes
-    SLOTS = 32,     // batches whose tables stay on the device: those of one step, for all its layers
-    ALIGNMENT = 256 // bytes, of each piece of workspace
+    SLOTS = 32, // batches whose tables stay on the device: those of one step, for all its layers
 };
 
 typedef struct plan {
@@ -160,12 +159,8 @@ static plan *plan_of(struct q3_cudnn *cudnn, const q3_cudnn_shape *shape)
 
 /* ---- workspace ---- */
 
-static size_t aligned(size_t bytes)
-{
-    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-}
-
-/* Bytes of a launch: our scratch, then cuDNN's own. Fills in pointers to the scratch, where asked, from `area` on. */
+/* Bytes of a launch's scratch, which cuDNN's own workspace follows: f32 for rows in multiples of 256, so every piece is
+ * aligned like `area`. Fills in pointers, where asked, from `area` on. */
 static size_t lay_out(const q3_cudnn_shape *shape, char *area, void **pointers)
 {
     size_t at = 0;
@@ -173,7 +168,7 @@ static size_t lay_out(const q3_cudnn_shape *shape, char *area, void **pointers)
         size_t bytes = q3_cudnn_scratch_bytes(shape, i);
         if (bytes && pointers)
             pointers[i] = area + at;
-        at += aligned(bytes);
+        at += bytes;
     }
     return at;
 }

@@ -6,8 +6,8 @@
 #include <string.h>
 
 enum {
-    OWNED = 256,   // descriptors of the largest graph: backward with groups has 118
-    OPS = 64,      // its operations: 33
+    OWNED = 256,   // descriptors of the largest graph: 119, backward with groups; each plan tried adds one
+    OPS = 64,      // its operations: 30
     CONFIGS = 16,  // cuDNN 9.19 offers at most 3
     FIRST_ID = 100 // of tensors that exist inside the graph only
 };
@@ -39,7 +39,7 @@ int64_t q3_cudnn_rows_bucket(int64_t length)
     while (power < length)
         power *= 2;
     int64_t between = power / 4 * 3;
-    return between > Q3_CUDNN_FEWEST_ROWS && length <= between ? between : power;
+    return between % Q3_CUDNN_FEWEST_ROWS == 0 && length <= between ? between : power;
 }
 
 int64_t q3_cudnn_sequences_bucket(int64_t n)

@@ -2,7 +2,7 @@
  * builds: cuDNN 9.8 and later judge for a device described in JSON (tests/cudnn/devices, written by hand after the
  * data sheets), all the way to the compiled kernel. Needs libcudnn and the toolkit's stub driver, else it skips.
  *
- *   test_cudnn_plans        some buckets of rows with the most sequences, a compiled plan per device and direction
+ *   test_cudnn_plans        some buckets of rows with the most sequences, four compiled plans
  *   test_cudnn_plans full   every bucket of rows and of sequences, more head sizes, all plans (many minutes)
  */
 #include <stdarg.h>
@@ -17,6 +17,14 @@
 #include <string.h>
 
 #include "kernels/cudnn_graph.h"
+
+/* Read by the address sanitizer: cuDNN and its compiler keep memory until the process ends. That the program gives every
+ * descriptor back is for tests/kernels/test_cudnn.c. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+    return "detect_leaks=0";
+}
 
 typedef struct model {
     const char *name;
@@ -176,8 +184,9 @@ static void run(int sm)
         skip();
     }
     check_device(sm);
+    bool some = sm == 80 || sm == 90; // a second or two each
     for (int j = 0; j < N_FORMS; j++)
-        if (expected(sm, &forms[j]) && (full || j == 1 || j == 3))
+        if (expected(sm, &forms[j]) && (full || (some && (j == 1 || j == 3))))
             check_plan(sm, &forms[j]);
 }
 
