@@ -36,6 +36,7 @@ static const setting settings[] = {
     { 10, 2, 128, 5, 3, true, { { 1, 520 }, { 1, 256 }, { 0, 7 }, { 1, 0 }, { 1, 257 } } },
     { 2, 2, 72, 2, 1, false, { { 3, 300 }, { 4, 2 } } },
     { 4, 2, 256, 3, 0, true, { { 4, 260 }, { 2, 1 }, { 3, 30 } } },
+    { 3, 3, 16, 3, 2, true, { { 4, 2 }, { 3, 0 }, { 2, 2 } } }, // no tile, and queries that see no key
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 
