@@ -45,7 +45,7 @@ template <class T> static void launch_delta(const q3_attention_backward_args *b,
 {
     const int64_t rows = b->queries * b->f.heads;
     if (rows)
-        Q3_LAUNCH(cuda, attention_delta<T>, dim3(q3_blocks(rows * 32, DELTA_THREADS)), dim3(DELTA_THREADS), 0,
+        Q3_LAUNCH(cuda, attention_delta<T>, dim3(q3_blocks(rows * 32, DELTA_THREADS)), DELTA_THREADS, 0,
                   b->delta, (const T *)b->f.o, (const T *)b->dout, rows, b->f.head_size);
 }
 

@@ -233,10 +233,10 @@ static void launch(const Rows &rows, const decode_shape &shape, int64_t count, c
     const int group = shape.heads / shape.kv_heads;
     const dim3 grid((unsigned)(count * shape.runs),
                     (unsigned)(shape.kv_heads * ((group + HEADS - 1) / HEADS)));
-    Q3_LAUNCH(cuda, (decode_run<T, PIECES, Rows>), grid, dim3(THREADS), 0, rows, shape, (const T *)arrays.q,
+    Q3_LAUNCH(cuda, (decode_run<T, PIECES, Rows>), grid, THREADS, 0, rows, shape, (const T *)arrays.q,
               (const T *)arrays.k, (const T *)arrays.v);
-    Q3_LAUNCH(cuda, (decode_combine<T, Rows>), dim3((unsigned)count, (unsigned)shape.heads), dim3(THREADS), 0,
-              rows, shape, (T *)arrays.o, arrays.lse);
+    Q3_LAUNCH(cuda, (decode_combine<T, Rows>), dim3((unsigned)count, (unsigned)shape.heads), THREADS, 0, rows,
+              shape, (T *)arrays.o, arrays.lse);
 }
 
 template <class T, class Rows>

@@ -466,7 +466,7 @@ static void launch_forward(const q3_attention_args *a, q3_cuda *cuda, int64_t lo
 {
     const q3_attention_view view = q3_attention_view_of(a, longest, 16 * WARPS);
     const size_t bytes = 4 * KEYS * (D + PAD) * sizeof(q3_bf16);
-    Q3_LAUNCH(cuda, (flash_forward<D, WARPS>), grid_of(view, a, a->heads), dim3(32 * WARPS), bytes, view,
+    Q3_LAUNCH(cuda, (flash_forward<D, WARPS>), grid_of(view, a, a->heads), 32 * WARPS, bytes, view,
               arrays_of(a));
 }
 
@@ -492,11 +492,11 @@ template <int D> static void backward(const q3_attention_backward_args *b, q3_cu
     arrays.dq_beta = b->dq_beta, arrays.dk_beta = b->dk_beta, arrays.dv_beta = b->dv_beta;
     q3_attention_view view = q3_attention_view_of(a, q3_attention_longest(a, 1), ROWS);
     if (b->dq && view.tiles)
-        Q3_LAUNCH(cuda, (flash_backward_queries<D>), grid_of(view, a, a->heads), dim3(2 * ROWS), bytes, view,
+        Q3_LAUNCH(cuda, (flash_backward_queries<D>), grid_of(view, a, a->heads), 2 * ROWS, bytes, view,
                   arrays);
     view = q3_attention_view_of(a, q3_attention_longest(a, 3), ROWS);
     if ((b->dk || b->dv) && view.tiles)
-        Q3_LAUNCH(cuda, (flash_backward_keys<D>), grid_of(view, a, a->kv_heads), dim3(2 * ROWS), bytes, view,
+        Q3_LAUNCH(cuda, (flash_backward_keys<D>), grid_of(view, a, a->kv_heads), 2 * ROWS, bytes, view,
                   arrays);
 }
 

@@ -149,7 +149,8 @@ static __device__ float weigh(softmax_row *row, float *w)
 }
 
 template <class T, int CHUNKS>
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS,
+                                         2) // two blocks a multiprocessor: nothing spills for a third
     reference_forward(q3_attention_view a, T *o, float *lse, const T *q, const T *k, const T *v)
 {
     Q3_SHARED(float, shared, STAGED);
@@ -284,7 +285,7 @@ template <class T, int CHUNKS> static void launch_forward(const q3_attention_arg
 {
     const q3_attention_view view = q3_attention_view_of(a, q3_attention_longest(a, 1), ROWS);
     if (view.tiles)
-        Q3_LAUNCH(cuda, (reference_forward<T, CHUNKS>), grid_of(view, a, a->heads), dim3(THREADS), 0, view,
+        Q3_LAUNCH(cuda, (reference_forward<T, CHUNKS>), grid_of(view, a, a->heads), THREADS, 0, view,
                   (T *)a->o, a->lse, (const T *)a->q, (const T *)a->k, (const T *)a->v);
 }
 
@@ -297,12 +298,12 @@ template <class T, int CHUNKS> static void launch_backward(const q3_attention_ba
     };
     q3_attention_view view = q3_attention_view_of(a, q3_attention_longest(a, 1), ROWS);
     if (b->dq && view.tiles)
-        Q3_LAUNCH(cuda, (reference_backward_queries<T, CHUNKS>), grid_of(view, a, a->heads), dim3(THREADS), 0,
-                  view, arrays);
+        Q3_LAUNCH(cuda, (reference_backward_queries<T, CHUNKS>), grid_of(view, a, a->heads), THREADS, 0, view,
+                  arrays);
     view = q3_attention_view_of(a, q3_attention_longest(a, 3), ROWS);
     if ((b->dk || b->dv) && view.tiles)
-        Q3_LAUNCH(cuda, (reference_backward_keys<T, CHUNKS>), grid_of(view, a, a->kv_heads), dim3(THREADS), 0,
-                  view, arrays);
+        Q3_LAUNCH(cuda, (reference_backward_keys<T, CHUNKS>), grid_of(view, a, a->kv_heads), THREADS, 0, view,
+                  arrays);
 }
 
 /* Accumulators are registers, so their number is a constant of the kernel. */
