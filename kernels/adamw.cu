@@ -20,7 +20,8 @@ static __device__ __forceinline__ float plus(float a, float b)
 
 /* A rule makes p, m and v of one element new. */
 struct torch_rule {
-    static __device__ __forceinline__ void update(const q3_adamw_args &a, float g, float *p, float *m, float *v)
+    static __device__ __forceinline__ void update(const q3_adamw_args &a, float g, float *p, float *m,
+                                                  float *v)
     {
         *m = plus(*m, times(a.rest1, plus(g, -*m))); // Tensor.lerp_
         *v = plus(times(*v, a.beta2), times(times(a.rest2, g), g));
@@ -30,7 +31,8 @@ struct torch_rule {
 };
 
 struct bnb_rule {
-    static __device__ __forceinline__ void update(const q3_adamw_args &a, float g, float *p, float *m, float *v)
+    static __device__ __forceinline__ void update(const q3_adamw_args &a, float g, float *p, float *m,
+                                                  float *v)
     {
         *m = plus(times(*m, a.beta1), times(a.rest1, g));
         *v = plus(times(*v, a.beta2), times(times(a.rest2, g), g));

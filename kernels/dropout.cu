@@ -45,7 +45,8 @@ template <class T> static void launch(const q3_dropout_args *a, q3_cuda *cuda)
     if (q3_wide<T>(a->n, a->y, a->x))
         Q3_LAUNCH(cuda, (forward<T, N>), q3_blocks(a->n / N, Q3_THREADS), Q3_THREADS, 0, *a);
     else
-        Q3_LAUNCH(cuda, (forward_any<T>), q3_blocks((a->n + DRAWS - 1) / DRAWS, Q3_THREADS), Q3_THREADS, 0, *a);
+        Q3_LAUNCH(cuda, (forward_any<T>), q3_blocks((a->n + DRAWS - 1) / DRAWS, Q3_THREADS), Q3_THREADS, 0,
+                  *a);
 }
 
 void q3_dropout_forward_cuda(const q3_dropout_args *a, q3_cuda *cuda)

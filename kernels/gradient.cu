@@ -72,8 +72,8 @@ void q3_gradient_sum_squares_cuda(const q3_gradient_args *a, q3_cuda *cuda)
     if (a->runs == 0)
         return;
     if (bytes > cuda->workspace_bytes) {
-        q3_cuda_fail(cuda, "sum of squares: %lld runs need %zu bytes of workspace, there are %zu", (long long)a->runs,
-                     bytes, cuda->workspace_bytes);
+        q3_cuda_fail(cuda, "sum of squares: %lld runs need %zu bytes of workspace, there are %zu",
+                     (long long)a->runs, bytes, cuda->workspace_bytes);
         return;
     }
     double *shares = (double *)cuda->workspace;

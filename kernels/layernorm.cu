@@ -76,8 +76,9 @@ template <class T, int N, int LANES> static __global__ void forward(q3_layernorm
 
 /* h = (x - m) r and g = dy w, and their part of the sums of g and of g h. */
 template <class T, int N>
-static __device__ __forceinline__ void load_pair(float (&h)[N], float (&g)[N], float *sum_g, float *sum_gh, const T *x,
-                                                 const T *dy, const float *from_w, float m, float r)
+static __device__ __forceinline__ void load_pair(float (&h)[N], float (&g)[N], float *sum_g, float *sum_gh,
+                                                 const T *x, const T *dy, const float *from_w, float m,
+                                                 float r)
 {
     float w[N];
     q3_load(h, x);
@@ -93,8 +94,8 @@ static __device__ __forceinline__ void load_pair(float (&h)[N], float (&g)[N], f
 
 /* dx = r (g - mean_g - h mean_gh) */
 template <class T, int N>
-static __device__ __forceinline__ void store_dx(T *dx, float beta, const float (&h)[N], const float (&g)[N], float r,
-                                                float mean_g, float mean_gh)
+static __device__ __forceinline__ void store_dx(T *dx, float beta, const float (&h)[N], const float (&g)[N],
+                                                float r, float mean_g, float mean_gh)
 {
     float v[N];
     for (int i = 0; i < N; i++)

@@ -7,7 +7,8 @@ enum { RUN = 64 }; /* rows */
 
 /* partial [runs, columns] of columns [begin, begin + columns); a run is dealt to 1 << shift threads. */
 template <class T, int W>
-static __global__ void sum_runs(q3_linear_bias_args a, float *partial, int64_t begin, int64_t columns, int shift)
+static __global__ void sum_runs(q3_linear_bias_args a, float *partial, int64_t begin, int64_t columns,
+                                int shift)
 {
     for (int64_t run = q3_first() >> shift; run * RUN < a.M; run += q3_stride() >> shift) {
         const int64_t end = run * RUN + RUN < a.M ? run * RUN + RUN : a.M;
@@ -49,8 +50,8 @@ void q3_linear_bias_cuda(const q3_linear_bias_args *a, q3_cuda *cuda)
     int64_t runs = (a->M + RUN - 1) / RUN, room = (int64_t)(cuda->workspace_bytes / sizeof(float));
     int64_t most = runs > 0 ? room / runs / ALIGN * ALIGN : a->N;
     if (most == 0) {
-        q3_cuda_fail(cuda, "bias gradient of %lld rows: a workspace of %zu bytes is too small", (long long)a->M,
-                     cuda->workspace_bytes);
+        q3_cuda_fail(cuda, "bias gradient of %lld rows: a workspace of %zu bytes is too small",
+                     (long long)a->M, cuda->workspace_bytes);
         return;
     }
     for (int64_t begin = 0; begin < a->N; begin += most) {

@@ -26,15 +26,16 @@ template <int LANES> static __device__ __forceinline__ float q3_row_sum(float x,
     return LANES == 32 ? q3_warp_sum(x) : q3_block_sum<LANES>(x, shared);
 }
 
-/* Host: threads of a block whose rows take LANES. */
-template <int LANES> struct q3_norm_block {
+/* Host: blocks, and threads of one, for rows that take LANES. */
+template <int LANES> struct q3_norm_grid {
     enum { threads = LANES == 32 ? Q3_THREADS : LANES };
+    static unsigned blocks(int64_t rows) { return q3_blocks(rows * LANES, threads); }
 };
 
 /* Host: launches kernel<T, N, LANES> over a->rows rows of a->C. */
 #define Q3_LAUNCH_NORM(cuda, kernel, T, N, LANES, a)                                                         \
-    Q3_LAUNCH(cuda, (kernel<T, N, LANES>), q3_blocks((a)->rows * LANES, q3_norm_block<LANES>::threads),      \
-              q3_norm_block<LANES>::threads, 0, *(a))
+    Q3_LAUNCH(cuda, (kernel<T, N, LANES>), q3_norm_grid<LANES>::blocks((a)->rows),                           \
+              q3_norm_grid<LANES>::threads, 0, *(a))
 #define Q3_LAUNCH_NORM_ROWS(cuda, kernel, T, N, held, a)                                                     \
     do {                                                                                                     \
         if ((a)->C <= 256)                                                                                   \

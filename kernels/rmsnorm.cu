@@ -71,8 +71,8 @@ static __device__ __forceinline__ float load_pair(float (&x)[N], float (&g)[N], 
 
 /* dx = r (g - x pull). */
 template <class T, int N>
-static __device__ __forceinline__ void store_dx(T *dx, float beta, const float (&x)[N], const float (&g)[N], float r,
-                                                float pull)
+static __device__ __forceinline__ void store_dx(T *dx, float beta, const float (&x)[N], const float (&g)[N],
+                                                float r, float pull)
 {
     float v[N];
     for (int i = 0; i < N; i++)

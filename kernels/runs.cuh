@@ -12,8 +12,8 @@ enum { Q3_SEGMENTS = 8 };
 
 /* to[c] = beta to[c] + sum_run partial[run, c], rows of partial `stride` apart; beta is 0 or 1. A warp takes 32
  * columns of a segment. */
-static __global__ void q3_add_runs_kernel(float *to, float beta, const float *partial, int64_t runs, int64_t C,
-                                          int64_t stride)
+static __global__ void q3_add_runs_kernel(float *to, float beta, const float *partial, int64_t runs,
+                                          int64_t C, int64_t stride)
 {
     Q3_SHARED(float, sums, 32 * Q3_SEGMENTS);
     const int lane = threadIdx.x & 31, segment = threadIdx.x >> 5;
@@ -35,10 +35,11 @@ static __global__ void q3_add_runs_kernel(float *to, float beta, const float *pa
     }
 }
 
-static inline void q3_add_runs(q3_cuda *cuda, float *to, float beta, const float *partial, int64_t runs, int64_t C,
-                               int64_t stride)
+static inline void q3_add_runs(q3_cuda *cuda, float *to, float beta, const float *partial, int64_t runs,
+                               int64_t C, int64_t stride)
 {
-    Q3_LAUNCH(cuda, q3_add_runs_kernel, q3_blocks(C, 32), 32 * Q3_SEGMENTS, 0, to, beta, partial, runs, C, stride);
+    Q3_LAUNCH(cuda, q3_add_runs_kernel, q3_blocks(C, 32), 32 * Q3_SEGMENTS, 0, to, beta, partial, runs, C,
+              stride);
 }
 
 #endif

@@ -89,8 +89,8 @@ static inline int q3_row_shift(int64_t pieces)
 /* Host: whether rows of C elements of T, end to end from each of the pointers on, are made of aligned pieces of 16
  * bytes. NULL is fine. */
 template <class T>
-static inline bool q3_wide(int64_t C, const void *a, const void *b = NULL, const void *c = NULL, const void *d = NULL,
-                           const void *e = NULL)
+static inline bool q3_wide(int64_t C, const void *a, const void *b = NULL, const void *c = NULL,
+                           const void *d = NULL, const void *e = NULL)
 {
     uintptr_t all = (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)d | (uintptr_t)e;
     return C % q3_width<T>::elements == 0 && all % 16 == 0;

@@ -45,14 +45,16 @@ static void swiglu(const t_case *c)
         int64_t n = sizes[k];
         t_pair y = t_result(c, n, 0, 0), a = t_random(c, n, 1), u = t_random(c, n, 2);
         q3_swiglu_forward_cpu(&(q3_swiglu_args){ y.host, a.host, u.host, n, Q3_F32 });
-        q3_swiglu_forward_cuda(&(q3_swiglu_args){ y.device.at, a.device.at, u.device.at, n, c->dtype }, c->cuda);
+        q3_swiglu_forward_cuda(&(q3_swiglu_args){ y.device.at, a.device.at, u.device.at, n, c->dtype },
+                               c->cuda);
         t_agree("swiglu", &y);
         t_free(&a);
         t_free(&u);
     }
 }
 
-static void swiglu_backward_with(const t_case *c, int64_t n, float da_beta, float du_beta, bool want_da, bool want_du)
+static void swiglu_backward_with(const t_case *c, int64_t n, float da_beta, float du_beta, bool want_da,
+                                 bool want_du)
 {
     t_pair da = t_result(c, n, da_beta, 4), du = t_result(c, n, du_beta, 5);
     t_pair dy = t_random(c, n, 1), a = t_random(c, n, 2), u = t_random(c, n, 3);
@@ -140,7 +142,9 @@ static void dropout(const t_case *c)
             int64_t n = sizes[k];
             t_pair y = t_result(c, n, form == 1, 1), x = t_random(c, n, 2);
             t_pair *to = form == 2 ? &x : &y;
-            q3_dropout_args a = { .n = n, .p = 0.1f, .beta = form == 1, .key = { 5, 6 }, .counter = { 7, 8, 9, 10 } };
+            q3_dropout_args a = {
+                .n = n, .p = 0.1f, .beta = form == 1, .key = { 5, 6 }, .counter = { 7, 8, 9, 10 }
+            };
             a.y = to->host, a.x = x.host;
             q3_dropout_forward_cpu(&a);
             a.y = to->device.at, a.x = x.device.at, a.dtype = c->dtype;
@@ -165,7 +169,8 @@ static void rope_with(const t_case *c, int64_t T, int heads, int D, bool inverse
 
 static void rope(const t_case *c)
 {
-    const int shapes[][3] = { { 0, 2, 16 }, { 1, 1, 2 }, { 5, 3, 6 }, { 7, 2, 72 }, { 33, 4, 128 }, { 3, 40, 128 } };
+    const int shapes[][3] = { { 0, 2, 16 }, { 1, 1, 2 },    { 5, 3, 6 },
+                              { 7, 2, 72 }, { 33, 4, 128 }, { 3, 40, 128 } };
     for (int k = 0; k < 6; k++)
         for (int form = 0; form < 4; form++)
             rope_with(c, shapes[k][0], shapes[k][1], shapes[k][2], form & 1, form & 2 ? 1 : 0);
@@ -180,20 +185,14 @@ static void kv_append(const t_case *c)
             int64_t C = widths[k];
             t_pair slab = t_random(c, 8 * C, 1), x = t_random(c, T * C, 2), at = t_copy(c, Q3_I32, rows, 3);
             q3_kv_append_cpu(&(q3_kv_append_args){ slab.host, x.host, at.host, T, C, Q3_F32 });
-            q3_kv_append_cuda(&(q3_kv_append_args){ slab.device.at, x.device.at, at.device.at, T, C, c->dtype },
-                              c->cuda);
+            q3_kv_append_cuda(
+                &(q3_kv_append_args){ slab.device.at, x.device.at, at.device.at, T, C, c->dtype }, c->cuda);
             t_agree_within("cache", &slab, 1e-12); // what is copied stays what it is
             t_free(&x);
             t_free(&at);
         }
 }
 
-#define T_CASES(name, test)                                                                                  \
-    static void name(void **state)                                                                           \
-    {                                                                                                        \
-        (void)state;                                                                                         \
-        t_each_case(test);                                                                                   \
-    }
 T_CASES(add_is_the_cpus, add)
 T_CASES(swiglu_is_the_cpus, swiglu)
 T_CASES(swiglu_gradients_are_the_cpus, swiglu_backward)

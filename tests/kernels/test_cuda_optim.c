@@ -21,13 +21,14 @@ static void sum_squares(const t_case *c)
         return;
     double blank[RUNS], got[RUNS];
     memset(blank, 0xFF, sizeof blank);
-    t_pair g = t_random(c, N, 1), at = t_copy(c, Q3_I64, begin, RUNS), counts = t_copy(c, Q3_I64, count, RUNS);
+    t_pair g = t_random(c, N, 1), at = t_copy(c, Q3_I64, begin, RUNS),
+           counts = t_copy(c, Q3_I64, count, RUNS);
     t_pair sums = t_copy(c, Q3_I64, blank, RUNS); // 8 bytes each
     q3_gradient_args a = { g.host, 0, at.host, counts.host, RUNS, sums.host, 0 };
     q3_gradient_sum_squares_cpu(&a);
-    q3_gradient_sum_squares_cuda(&(q3_gradient_args){ g.device.at, 0, at.device.at, counts.device.at, RUNS,
-                                                      sums.device.at, 0 },
-                                 c->cuda);
+    q3_gradient_sum_squares_cuda(
+        &(q3_gradient_args){ g.device.at, 0, at.device.at, counts.device.at, RUNS, sums.device.at, 0 },
+        c->cuda);
     t_download(got, &sums.device);
     for (int i = 0; i < RUNS; i++)
         assert_true(fabs(got[i] - a.sums[i]) <= 1e-13 * a.sums[i]);
@@ -43,11 +44,11 @@ static void sum_overflow(const t_case *c)
     const float values[] = { 3e38f, 3e38f, 1, INFINITY, 1, NAN };
     const int64_t begin[] = { 0, 2, 4 }, count[] = { 2, 2, 2 };
     double got[3] = { 0 };
-    t_pair g = t_copy(c, Q3_F32, values, 6), at = t_copy(c, Q3_I64, begin, 3), counts = t_copy(c, Q3_I64, count, 3);
+    t_pair g = t_copy(c, Q3_F32, values, 6), at = t_copy(c, Q3_I64, begin, 3),
+           counts = t_copy(c, Q3_I64, count, 3);
     t_pair sums = t_copy(c, Q3_I64, got, 3);
-    q3_gradient_sum_squares_cuda(&(q3_gradient_args){ g.device.at, 0, at.device.at, counts.device.at, 3,
-                                                      sums.device.at, 0 },
-                                 c->cuda);
+    q3_gradient_sum_squares_cuda(
+        &(q3_gradient_args){ g.device.at, 0, at.device.at, counts.device.at, 3, sums.device.at, 0 }, c->cuda);
     t_download(got, &sums.device);
     assert_true(isfinite(got[0]) && isinf(got[1]) && isnan(got[2]));
     t_pair *all[] = { &g, &at, &counts, &sums };
@@ -63,7 +64,8 @@ static void scale(const t_case *c)
     for (int k = 0; k < SIZES && c->dtype == Q3_F32; k++) {
         t_pair g = t_random(c, sizes[k], 1);
         q3_gradient_scale_cpu(&(q3_gradient_args){ .g = g.host, .n = sizes[k], .factor = 0.3f });
-        q3_gradient_scale_cuda(&(q3_gradient_args){ .g = g.device.at, .n = sizes[k], .factor = 0.3f }, c->cuda);
+        q3_gradient_scale_cuda(&(q3_gradient_args){ .g = g.device.at, .n = sizes[k], .factor = 0.3f },
+                               c->cuda);
         t_agree_within("scaled gradient", &g, 0);
     }
 }
@@ -170,12 +172,6 @@ static void eight_bit_rule(const t_case *c)
     }
 }
 
-#define T_CASES(name, test)                                                                                  \
-    static void name(void **state)                                                                           \
-    {                                                                                                        \
-        (void)state;                                                                                         \
-        t_each_case(test);                                                                                   \
-    }
 T_CASES(sums_of_squares_are_the_cpus, sum_squares)
 T_CASES(sums_are_finite_when_gradients_are, sum_overflow)
 T_CASES(scaling_has_the_cpus_bits, scale)

@@ -100,7 +100,8 @@ static table table_of(const t_case *c, int form, int64_t n)
     float *x = malloc((size_t)n * sizeof *x);
     t_fill(x, n, 1, 77);
     const q3_dtype dtypes[FORMS] = { Q3_F32, Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4, Q3_NF4 };
-    table t = form < FORM_NF4 ? table_16(c, dtypes[form], x, n) : table_4(c, dtypes[form], x, n, form == FORM_NESTED);
+    table t = form < FORM_NF4 ? table_16(c, dtypes[form], x, n)
+                              : table_4(c, dtypes[form], x, n, form == FORM_NESTED);
     free(x);
     return t;
 }
@@ -117,7 +118,8 @@ static void take_with(const t_case *c, int form, int64_t n, int64_t C, float bet
     table x = table_of(c, form, ROWS * C);
     t_pair y = t_result(c, n * C, beta, 1), index = indices(c, n, ROWS, 2);
     q3_take_rows_cpu(&(q3_take_rows_args){ y.host, x.host, index.host, n, C, beta, Q3_F32 });
-    q3_take_rows_cuda(&(q3_take_rows_args){ y.device.at, x.device, index.device.at, n, C, beta, c->dtype }, c->cuda);
+    q3_take_rows_cuda(&(q3_take_rows_args){ y.device.at, x.device, index.device.at, n, C, beta, c->dtype },
+                      c->cuda);
     t_agree("taken rows", &y);
     t_free(&index);
     drop_table(&x);
@@ -138,7 +140,8 @@ static void interpolate_with(const t_case *c, int form, int64_t P, int64_t C)
     q3_interpolate_args a = { .y = y.host, .table = x.host, .taps = taps.host, .weights = weights.host };
     a.P = P, a.C = C, a.G = G;
     q3_interpolate_forward_cpu(&a);
-    a.y = y.device.at, a.table = x.device, a.taps = taps.device.at, a.weights = weights.device.at, a.dtype = c->dtype;
+    a.y = y.device.at, a.table = x.device, a.taps = taps.device.at, a.weights = weights.device.at,
+    a.dtype = c->dtype;
     q3_interpolate_forward_cuda(&a, c->cuda);
     t_agree("interpolated rows", &y);
     t_free(&taps);
@@ -154,7 +157,8 @@ static void interpolate(const t_case *c)
 }
 
 /* In f32, rows are added in the order of the CPU: the same bits. y is f32 beside bfloat16 x, and x's type else. */
-static void spread_with(const t_case *c, int64_t n, int64_t C, int64_t rows, int32_t skip, float beta, bool parameter)
+static void spread_with(const t_case *c, int64_t n, int64_t C, int64_t rows, int32_t skip, float beta,
+                        bool parameter)
 {
     t_pair y = parameter ? t_result_f32(c, rows * C, beta, 1) : t_result(c, rows * C, beta, 1);
     t_pair x = t_random(c, n * C, 2), index = indices(c, n, rows, 3);
@@ -183,7 +187,9 @@ static void spread_taps_with(const t_case *c, int64_t P, int64_t C, float beta)
     enum { G = 25 };
     t_pair dtable = t_result_f32(c, G * C, beta, 1), dy = t_random(c, P * C, 2);
     t_pair taps = indices(c, 4 * P, G, 3), weights = t_random_f32(c, 4 * P, 4);
-    q3_interpolate_args a = { .dtable = dtable.host, .dy = dy.host, .taps = taps.host, .weights = weights.host };
+    q3_interpolate_args a = {
+        .dtable = dtable.host, .dy = dy.host, .taps = taps.host, .weights = weights.host
+    };
     a.P = P, a.C = C, a.G = G, a.beta = beta;
     q3_interpolate_backward_cpu(&a);
     a.dtable = dtable.device.at, a.dy = dy.device.at, a.taps = taps.device.at, a.weights = weights.device.at;
@@ -208,7 +214,9 @@ static void put_with(const t_case *c, int64_t T, int64_t n, int64_t C, bool add)
 {
     t_pair y = t_result(c, T * C, 0, 0), x = t_random(c, T * C, 1), s = t_random(c, n * C, 2);
     t_pair index = even_indices(c, n);
-    q3_put_rows_args a = { .y = y.host, .x = x.host, .s = s.host, .index = index.host, .T = T, .C = C, .n = n };
+    q3_put_rows_args a = {
+        .y = y.host, .x = x.host, .s = s.host, .index = index.host, .T = T, .C = C, .n = n
+    };
     a.add = add;
     q3_put_rows_forward_cpu(&a);
     a.y = y.device.at, a.x = x.device.at, a.s = s.device.at, a.index = index.device.at, a.dtype = c->dtype;
@@ -225,10 +233,13 @@ static void put_backward_with(const t_case *c, int64_t T, int64_t n, int64_t C, 
     t_pair y = t_result(c, T * C, beta, 3), x = t_random(c, T * C, 1);
     t_pair index = even_indices(c, n), taken = t_copy(c, Q3_U8, zeros, T);
     q3_cuda_fill(c->cuda, taken.device.at, 7, (size_t)T);
-    q3_put_rows_args a = { .y = y.host, .x = x.host, .index = index.host, .T = T, .C = C, .n = n, .beta = beta };
+    q3_put_rows_args a = {
+        .y = y.host, .x = x.host, .index = index.host, .T = T, .C = C, .n = n, .beta = beta
+    };
     a.taken = taken.host;
     q3_put_rows_backward_cpu(&a);
-    a.y = y.device.at, a.x = x.device.at, a.index = index.device.at, a.taken = taken.device.at, a.dtype = c->dtype;
+    a.y = y.device.at, a.x = x.device.at, a.index = index.device.at, a.taken = taken.device.at,
+    a.dtype = c->dtype;
     q3_put_rows_backward_cuda(&a, c->cuda);
     t_agree("gradient of rows that were put", &y);
     t_free(&x);
@@ -253,7 +264,8 @@ static void columns_with(const t_case *c, int64_t n, int64_t y_begin, int64_t x_
     enum { T = 5, X_STRIDE = 96 };
     const int64_t y_stride = y_begin + n + (n % 8 ? 3 : 8);
     t_pair y = t_random(c, T * y_stride, 1), x = t_random(c, T * X_STRIDE, 2);
-    q3_columns_args a = { y.host, zeros ? NULL : x.host, T, n, y_stride, X_STRIDE, y_begin, x_begin, beta, Q3_F32 };
+    q3_columns_args a = { y.host, zeros ? NULL : x.host, T, n, y_stride, X_STRIDE, y_begin, x_begin, beta,
+                          Q3_F32 };
     q3_columns_cpu(&a);
     a.y = y.device.at, a.x = zeros ? NULL : x.device.at, a.dtype = c->dtype;
     q3_columns_cuda(&a, c->cuda);
@@ -272,12 +284,6 @@ static void columns(const t_case *c)
     }
 }
 
-#define T_CASES(name, test)                                                                                  \
-    static void name(void **state)                                                                           \
-    {                                                                                                        \
-        (void)state;                                                                                         \
-        t_each_case(test);                                                                                   \
-    }
 T_CASES(taken_rows_are_the_cpus, take)
 T_CASES(interpolated_rows_are_the_cpus, interpolate)
 T_CASES(rows_of_one_place_are_added_in_order, spread)

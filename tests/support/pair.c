@@ -25,7 +25,9 @@ void t_each_case(void (*test)(const t_case *c))
 
 static t_pair empty(q3_dtype dtype, int64_t n)
 {
-    t_pair p = { .host = malloc(q3_dtype_bytes(dtype == Q3_BF16 ? Q3_F32 : dtype, n) + 1), .dtype = dtype, .n = n };
+    t_pair p = { .host = malloc(q3_dtype_bytes(dtype == Q3_BF16 ? Q3_F32 : dtype, n) + 1),
+                 .dtype = dtype,
+                 .n = n };
     assert_non_null(p.host);
     return p;
 }
@@ -97,8 +99,8 @@ void t_agree_within(const char *what, t_pair *p, double bound)
             want[i] = ((float *)p->host)[i];
         double distance = t_distance(got, want, p->n);
         if (!(distance <= bound))
-            fail_msg("%s: %lld elements of type %d are %.3g from the CPU's, may be %.3g", what, (long long)p->n,
-                     (int)p->dtype, distance, bound);
+            fail_msg("%s: %lld elements of type %d are %.3g from the CPU's, may be %.3g", what,
+                     (long long)p->n, (int)p->dtype, distance, bound);
         free(got);
         free(want);
     }

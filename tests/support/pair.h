@@ -23,6 +23,13 @@ typedef struct t_pair {
 
 /* Calls the test for both types, aligned and not, with the CPU's reference kernels. Skips where there is no device. */
 void t_each_case(void (*test)(const t_case *c));
+/* A cmocka test of that. */
+#define T_CASES(name, test)                                                                                  \
+    static void name(void **state)                                                                           \
+    {                                                                                                        \
+        (void)state;                                                                                         \
+        t_each_case(test);                                                                                   \
+    }
 
 /* Activations of the case's type; parameters in f32; roughly normal, of deviation 1, always the same for a seed. */
 t_pair t_random(const t_case *c, int64_t n, uint32_t seed);
