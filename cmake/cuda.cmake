@@ -50,12 +50,13 @@ function(q3_add_cuda library)
   set_source_files_properties(${kernels} PROPERTIES LANGUAGE CXX)
   add_library(q3_kernels OBJECT ${kernels} ${emulated})
   target_include_directories(q3_kernels BEFORE PRIVATE ${emulator}/include ${CMAKE_SOURCE_DIR})
-  target_compile_options(q3_kernels PRIVATE -x c++)
+  target_compile_options(q3_kernels PRIVATE -x c++ -ffp-contract=off) # __fmul_rn and its like are not joined
   target_compile_definitions(q3_kernels PRIVATE Q3_CUDA_EMULATED=1)
   target_include_directories(${library} BEFORE PUBLIC ${emulator}/include)
   target_compile_definitions(${library} PUBLIC Q3_CUDA_EMULATED=1)
   target_sources(${library} PRIVATE $<TARGET_OBJECTS:q3_kernels>)
   target_link_libraries(${library} PUBLIC stdc++)
+  target_link_options(${library} PUBLIC -rdynamic) # the stand-ins of libraries ask the emulator about pointers
   if(EXISTS ${emulator}/cublaslt_emu.cpp) # found at run time, as the real one is
     add_library(cublasLt_emu SHARED ${emulator}/cublaslt_emu.cpp)
     target_include_directories(cublasLt_emu BEFORE PRIVATE ${emulator}/include ${CMAKE_SOURCE_DIR})

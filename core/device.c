@@ -37,6 +37,13 @@ static q3_status no_such_device(const char *name)
 }
 
 #if defined(Q3_CUDA)
+#include "kernels/cudnn.h"
+
+#if defined(Q3_CUDA_EMULATED)
+enum { EMULATED = 1 }; // there is no stand-in for cuDNN
+#else
+enum { EMULATED = 0 };
+#endif
 
 static q3_status open_cuda(q3_cuda **out, int ordinal)
 {
@@ -72,6 +79,8 @@ bool q3_device_built(void)
 
 void q3_device_close(q3_cuda *cuda)
 {
+    if (cuda)
+        q3_cudnn_destroy(cuda->cudnn);
     q3_cuda_close(cuda);
 }
 
@@ -84,6 +93,27 @@ const char *q3_device_describe(const q3_cuda *cuda)
     q3_cuda_memory((q3_cuda *)(uintptr_t)cuda, &free_bytes, &total);
     snprintf(text, sizeof text, "cuda:%d: %s, %s", cuda->ordinal, cuda->name, q3_bytes(total));
     return text;
+}
+
+void q3_device_set_attention(q3_cuda *cuda, q3_attention_kind kind, q3_dtype activations)
+{
+    char why[Q3_CUDA_SENTENCE];
+    if (!cuda)
+        return;
+    cuda->attention = kind;
+    bool wanted = activations == Q3_BF16 && (kind == Q3_ATTENTION_AUTO || kind == Q3_ATTENTION_CUDNN);
+    if (!wanted || cuda->cudnn || EMULATED)
+        return;
+    cuda->cudnn = q3_cudnn_create(cuda, why);
+    if (!cuda->cudnn && kind == Q3_ATTENTION_CUDNN)
+        q3_info("attention   the program's own kernels; no cuDNN: %s", why);
+    else if (!cuda->cudnn)
+        q3_detail("attention   the program's own kernels; no cuDNN: %s", why);
+}
+
+const char *q3_device_attention_refusal(q3_cuda *cuda)
+{
+    return cuda && cuda->cudnn ? q3_cudnn_refusal(cuda) : NULL;
 }
 
 /* ---- arenas of a device ---- */
@@ -222,6 +252,17 @@ const char *q3_device_describe(const q3_cuda *cuda)
     static _Thread_local char text[160];
     (void)cuda;
     return describe_cpu(text, sizeof text);
+}
+
+void q3_device_set_attention(q3_cuda *cuda, q3_attention_kind kind, q3_dtype activations)
+{
+    (void)cuda, (void)kind, (void)activations;
+}
+
+const char *q3_device_attention_refusal(q3_cuda *cuda)
+{
+    (void)cuda;
+    return NULL;
 }
 
 q3_status q3_device_arena_create(q3_arena *out, q3_cuda *cuda, const char *name, size_t limit)

@@ -27,6 +27,12 @@ void q3_device_close(q3_cuda *cuda);
 /* "cpu: avx512, 2 threads" or "cuda:0: NVIDIA H200, 139 GiB"; in one buffer per thread. */
 const char *q3_device_describe(const q3_cuda *cuda);
 
+/* Which attention kernels the device takes for activations of this type. AUTO and CUDNN open cuDNN for bfloat16; where it
+ * is asked for and not to be had, a line says so and the own kernels serve. */
+void q3_device_set_attention(q3_cuda *cuda, q3_attention_kind kind, q3_dtype activations);
+/* Why cuDNN did not take the first call that it did not; NULL where there is nothing to tell. */
+const char *q3_device_attention_refusal(q3_cuda *cuda);
+
 /* As q3_arena_create, in the device's memory. */
 q3_status q3_device_arena_create(q3_arena *out, q3_cuda *cuda, const char *name, size_t limit);
 

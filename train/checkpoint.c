@@ -209,6 +209,7 @@ static bool harmless(int id)
                                             "train.output_dir",
                                             "model.device",
                                             "model.attention",
+                                            "model.weight_cache",
                                             "eval.",
                                             "train.save_total_limit",
                                             "train.gradient_checkpointing" };

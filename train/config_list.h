@@ -34,6 +34,7 @@ typedef enum q3_config_attention { /* the first four as q3_attention_kind */
     Q3_CONFIG_ATTENTION_SDPA,
     Q3_CONFIG_ATTENTION_FLASH_2
 } q3_config_attention;
+typedef enum q3_config_cache { Q3_CONFIG_CACHE_AUTO, Q3_CONFIG_CACHE_ON, Q3_CONFIG_CACHE_OFF } q3_config_cache;
 typedef enum q3_config_quant { Q3_CONFIG_QUANT_NF4, Q3_CONFIG_QUANT_FP4 } q3_config_quant;
 typedef enum q3_config_bias { Q3_CONFIG_BIAS_NONE } q3_config_bias;
 typedef enum q3_config_overflow {
@@ -81,6 +82,8 @@ typedef enum q3_config_metric { Q3_CONFIG_METRIC_EVAL_LOSS } q3_config_metric;
     X(model, attention, \
       ENUM(q3_config_attention, "auto", "auto|cudnn|flash|reference|sdpa|flash_attention_2"), \
       "on CUDA; auto, sdpa and flash_attention_2: cuDNN where it serves, else the program's own flash") \
+    X(model, weight_cache, ENUM(q3_config_cache, "auto", "auto|on|off"), \
+      "on CUDA: keep frozen weights expanded to bfloat16; same bits, less work, two bytes a parameter") \
     X(model, device, TEXT("auto"), \
       "cpu, cuda or cuda:N; auto: the first CUDA device if there is one, else the CPU")
 

@@ -126,6 +126,7 @@ static q3_status after_step(q3_trainer *t, const q3_step_result *r, meter *m)
 static q3_status steps(q3_trainer *t, q3_loader *loader)
 {
     meter m = { 0 };
+    int64_t first = t->state.step;
     while (t->state.step < t->total_steps) {
         q3_step_result r;
         double start = q3_seconds();
@@ -134,6 +135,9 @@ static q3_status steps(q3_trainer *t, q3_loader *loader)
         m.seconds += seconds;
         m.tokens += r.tokens;
         m.steps++;
+        if (t->state.step == first + 1 && q3_device_attention_refusal(t->cuda))
+            q3_info("attention   %s; the program's own kernel takes what cuDNN does not",
+                    q3_device_attention_refusal(t->cuda));
         t->seconds += seconds;
         t->tokens += r.tokens;
         t->state.loss_sum += r.loss;

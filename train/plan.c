@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "core/log.h"
-#include "train/trainer.h"
+#include "train/residency.h"
 
 typedef struct sample_size {
     int64_t index, tokens, supervised, patches;
@@ -152,10 +152,16 @@ static q3_status plan_batch(q3_trainer *t, q3_arena *mem, const sample_size *siz
                        t->config->data.train);
     Q3_TRY(hollow_batch(&batch, mem, t, sizes, n));
     Q3_TRY(q3_grad_tree_begin(&t->tree, &t->values, &t->trainable));
+    int64_t longest = 0, patches = 0; // of one sample
+    for (int64_t i = 0; i < t->n_train; i++) {
+        longest = sizes[i].tokens > longest ? sizes[i].tokens : longest;
+        patches = sizes[i].patches > patches ? sizes[i].patches : patches;
+    }
+    Q3_TRY(q3_trainer_set_aside(t, longest, patches));
     Q3_TRY(q3_dataset_get(&largest, t->train_data, sizes[0].index));
     q3_status st = choose(t, &batch, largest.where);
     q3_sample_free(&largest);
-    return st;
+    return st ? st : q3_trainer_cache_weights(t, longest);
 }
 
 q3_status q3_trainer_plan(q3_trainer *t)

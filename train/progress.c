@@ -4,8 +4,6 @@
 #include <stdio.h>
 
 #include "core/log.h"
-#include "kernels/cpu.h"
-#include "kernels/pool.h"
 
 static const char *duration(char *out, size_t size, double seconds)
 {
@@ -48,11 +46,13 @@ void q3_progress_summary(const q3_trainer *t, const char *checkpoint)
     q3_info("schedule    %lld steps of %lld x %lld samples, %.3g epochs, learning rate %g",
             (long long)t->total_steps, (long long)c->train.per_device_train_batch_size,
             (long long)t->accumulation, (double)t->total_steps / (double)t->updates, c->train.learning_rate);
-    q3_info("device      cpu, %d threads, %s kernels", q3_pool_threads(), q3_cpu_level_name(q3_cpu_level()));
+    q3_info("device      %s, activations in %s", q3_device_describe(t->cuda),
+            t->ctx.dtype == Q3_BF16 ? "bfloat16" : "float32");
     if (c->model.attention != Q3_CONFIG_ATTENTION_AUTO && !t->cuda)
         q3_info("attention   the program's own kernel, exact and in blocks, whatever model.attention says");
     q3_info("memory      %s for a step (gradient checkpointing %s), %s for weights and optimizer",
-            q3_bytes(t->step_plan), checkpointing[t->forward.checkpointing], q3_bytes(t->run.used));
+            q3_bytes(t->step_plan), checkpointing[t->forward.checkpointing],
+            q3_bytes(t->run.used + t->values.used));
     q3_info("output      %s", t->output_dir);
     if (checkpoint)
         q3_info("resuming    %s", checkpoint);

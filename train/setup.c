@@ -256,9 +256,6 @@ static q3_status open_device(q3_trainer *t)
     if (!t->cuda && c->dtype == Q3_CONFIG_DTYPE_BFLOAT16)
         return q3_fail(Q3_ERR_USAGE,
                        "model.dtype is bfloat16, and the CPU computes in float32: use auto or float32");
-    if (t->cuda)
-        t->cuda->attention = c->attention <= Q3_CONFIG_ATTENTION_REFERENCE ? (q3_attention_kind)c->attention
-                                                                           : Q3_ATTENTION_AUTO;
     return Q3_OK;
 }
 
@@ -269,7 +266,11 @@ static q3_status open_ground(q3_trainer *t)
     Q3_TRY(q3_device_arena_create(&t->values, t->cuda, "parameters", RUN_BYTES));
     Q3_TRY(q3_device_arena_create(&t->step, t->cuda, "step arena", STEP_BYTES));
     Q3_TRY(q3_ctx_create(&t->ctx, &t->step));
-    t->ctx.dtype = t->cuda && t->config->model.dtype != Q3_CONFIG_DTYPE_FLOAT32 ? Q3_BF16 : Q3_F32;
+    const q3_config_model *c = &t->config->model;
+    bool known = c->attention <= Q3_CONFIG_ATTENTION_REFERENCE; // the others are other trainers' names
+    t->ctx.dtype = t->cuda && c->dtype != Q3_CONFIG_DTYPE_FLOAT32 ? Q3_BF16 : Q3_F32;
+    q3_device_set_attention(t->cuda, known ? (q3_attention_kind)c->attention : Q3_ATTENTION_AUTO,
+                            t->ctx.dtype);
     t->ctx.seed = (uint64_t)t->config->train.seed;
     return t->config->model.path ? Q3_OK : q3_fail(Q3_ERR_USAGE, "model.path is not set: which model?");
 }
