@@ -8,6 +8,7 @@
 #include "core/log.h"
 #include "core/quantized.h"
 #include "core/rng.h"
+#include "kernels/nf4.h"
 #include "kernels/pool.h"
 #include "model/checkpoint_4bit.h"
 #include "model/checkpoint_files.h"
@@ -26,6 +27,7 @@ typedef struct builder {
     double std; // of random matrices
     bool vision;
     q3_status status; // the first failure; later requests do nothing
+    const float *map; // of double quantization, on the device; NULL until needed
 } builder;
 
 bool q3_module_skipped(const q3_load_options *o, const char *path)
@@ -182,8 +184,87 @@ static void stored_4bit(builder *b, q3_tensor *t)
         q3_arena_rewind(b->mem, mark);
 }
 
+#if defined(Q3_CUDA)
+/* The map of double quantization, once for all matrices. */
+static const float *nested_map(builder *b)
+{
+    if (!b->map)
+        b->map = placed(b, q3_nf4_nested_map(), 256 * sizeof(float));
+    return b->map;
+}
+
+/* A matrix in 4 bits on the device, and what is needed there while it is made. */
+typedef struct device_form {
+    uint8_t *packed, *codes; // codes and scale: double quantization
+    float *scale, *absmax, *mean;
+    void *x;
+} device_form;
+
+/* The mean of scales that are not finite is not. */
+static q3_status quantize_form(builder *b, const q3_tensor *t, const device_form *f, q3_dtype dtype,
+                               float *offset)
+{
+    q3_cuda *cuda = b->m->values->cuda;
+    int64_t n = q3_numel(t), blocks = (n + Q3_4BIT_BLOCK - 1) / Q3_4BIT_BLOCK;
+    q3_nf4_quantize_cuda(&(q3_nf4_quantize_args){ .packed = f->packed,
+                                                  .absmax = f->absmax,
+                                                  .x = f->x,
+                                                  .dtype = dtype,
+                                                  .code = b->o->code,
+                                                  .block = Q3_4BIT_BLOCK,
+                                                  .n = n },
+                         cuda);
+    q3_nf4_nest_cuda(f->codes, f->scale, f->mean, f->absmax, blocks, cuda);
+    q3_device_read(cuda, offset, f->mean, sizeof *offset);
+    Q3_TRY(q3_device_status(cuda));
+    return isfinite(*offset) ? Q3_OK
+                             : q3_fail(Q3_ERR_MODEL, "tensor %s holds NaN or infinite weights", t->name);
+}
+
+/* As q3_quantize, to the bit, on the device: the weights themselves are there for that time only. */
+static q3_status quantize_on_device(builder *b, q3_tensor *t, const void *x, q3_dtype dtype)
+{
+    q3_arena *values = b->m->values;
+    int64_t n = q3_numel(t), blocks = (n + Q3_4BIT_BLOCK - 1) / Q3_4BIT_BLOCK;
+    int64_t groups = (blocks + Q3_NF4_GROUP - 1) / Q3_NF4_GROUP;
+    bool nested = b->o->double_quant;
+    const float *map = nested ? nested_map(b) : NULL;
+    device_form f = { .packed = q3_arena_alloc(values, q3_dtype_bytes(b->o->code, n)) };
+    uint8_t *codes = f.codes = nested ? q3_arena_alloc(values, (size_t)blocks) : NULL;
+    float *scale = f.scale = nested ? Q3_NEW(values, float, groups) : NULL;
+    float *absmax = f.absmax = nested ? NULL : Q3_NEW(values, float, blocks);
+    size_t mark = q3_arena_mark(values); // what follows goes again
+    f.codes = nested ? codes : q3_arena_alloc(values, (size_t)blocks);
+    f.scale = nested ? scale : Q3_NEW(values, float, groups);
+    f.absmax = nested ? Q3_NEW(values, float, blocks) : absmax;
+    f.mean = Q3_NEW(values, float, 1);
+    f.x = q3_arena_alloc(values, q3_dtype_bytes(dtype, n));
+    if (!f.packed || !f.codes || !f.scale || !f.absmax || !f.mean || !f.x || (nested && !map))
+        return Q3_ERR_MEMORY;
+    q3_device_write(values->cuda, f.x, x, q3_dtype_bytes(dtype, n));
+    float offset;
+    Q3_TRY(quantize_form(b, t, &f, dtype, &offset));
+    q3_arena_rewind(values, mark);
+    t->data = f.packed;
+    t->dtype = b->o->code;
+    t->block = Q3_4BIT_BLOCK;
+    t->absmax = absmax;
+    if (nested)
+        t->nested = (q3_nested){ codes, scale, map, offset };
+    b->m->quantized_params += n;
+    b->m->quantized_bytes += (n + 1) / 2 + 4 * blocks;
+    return Q3_OK;
+}
+#endif
+
 static void quantize_now(builder *b, q3_tensor *t, const void *x, q3_dtype dtype)
 {
+#if defined(Q3_CUDA)
+    if (b->m->values->cuda && !b->m->values->dry) {
+        b->status = quantize_on_device(b, t, x, dtype);
+        return;
+    }
+#endif
     q3_quantized q;
     const q3_quantize_args a = {
         t->name, x, dtype, q3_numel(t), b->o->code, Q3_4BIT_BLOCK, b->o->double_quant
