@@ -38,7 +38,7 @@ static inline void q3_launch_end(q3_cuda *cuda, const char *name, dim3 grid, dim
 #define Q3_LAUNCH(cuda, kernel, grid, block, shared_bytes, ...)                                              \
     do {                                                                                                     \
         q3_cuda *launch_cuda_ = (cuda);                                                                      \
-        dim3 launch_grid_(grid), launch_block_(block);                                                       \
+        const dim3 launch_grid_ = dim3(grid), launch_block_ = dim3(block); /* = : else declared functions */ \
         size_t launch_shared_ = (shared_bytes);                                                              \
         if (q3_launch_begin(launch_cuda_, #kernel, (const void *)kernel, launch_shared_)) {                  \
             kernel<<<launch_grid_, launch_block_, launch_shared_, (cudaStream_t)launch_cuda_->stream>>>(     \

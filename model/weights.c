@@ -277,8 +277,40 @@ static void quantize_now(builder *b, q3_tensor *t, const void *x, q3_dtype dtype
         q3_arena_rewind(b->mem, mark);
 }
 
+static void *unwritten(builder *b, size_t bytes)
+{
+    void *p = q3_arena_alloc(b->m->values, bytes);
+    if (!p)
+        b->status = Q3_ERR_MEMORY;
+    return p;
+}
+
+/* As the files of a published model would be laid out, for the caller to fill. */
+static void blank_matrix(builder *b, q3_tensor *t, bool quantize)
+{
+    const int64_t blocks = (q3_numel(t) + Q3_4BIT_BLOCK - 1) / Q3_4BIT_BLOCK, groups = (blocks + 255) / 256;
+    t->dtype = quantize ? b->o->code : Q3_BF16;
+    t->data = unwritten(b, q3_nbytes(t));
+    if (!quantize)
+        return;
+    t->block = Q3_4BIT_BLOCK;
+    if (b->m->values->cuda && b->o->double_quant) {
+        t->nested.codes = unwritten(b, (size_t)blocks);
+        t->nested.scale = unwritten(b, (size_t)groups * sizeof(float));
+        t->nested.map = unwritten(b, 256 * sizeof(float));
+    } else {
+        t->absmax = unwritten(b, (size_t)blocks * sizeof(float));
+    }
+    b->m->quantized_params += q3_numel(t);
+    b->m->quantized_bytes += (q3_numel(t) + 1) / 2 + 4 * blocks;
+}
+
 static void random_matrix(builder *b, q3_tensor *t, bool quantize)
 {
+    if (b->o->blank) {
+        blank_matrix(b, t, quantize);
+        return;
+    }
     if (!quantize) {
         size_t mark = q3_arena_mark(b->mem);
         place(b, t, random_values(b, q3_numel(t), t->name, true), mark);
@@ -363,8 +395,7 @@ static void patch_embedding(builder *b)
         t->dtype = s->dtype;
         t->data = placed(b, s->data, q3_nbytes(t));
     } else {
-        size_t mark = q3_arena_mark(b->mem);
-        place(b, t, random_values(b, q3_numel(t), t->name, true), mark);
+        random_matrix(b, t, false);
     }
     register_param(b, t);
     b->m->patch_embed = (q3_proj){ .path = VISUAL "patch_embed.proj", .w = t };

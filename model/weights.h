@@ -18,6 +18,7 @@ typedef struct q3_load_options {
     const char *const *skip; /* modules left in 16 bits; NULL: model.visual and lm_head */
     int n_skip;
     bool random;      /* from config.json alone */
+    bool blank;       /* random without the drawing: matrices have their place, 16-bit ones as bf16, and no values yet */
     uint64_t seed;    /* of random weights */
     q3_arena *values; /* what the parameters shall lie in: an arena of the device that computes; NULL: `mem` */
 } q3_load_options;
