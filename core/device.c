@@ -207,6 +207,48 @@ void q3_device_wait(q3_cuda *cuda)
         q3_cuda_wait(cuda);
 }
 
+void *q3_device_pinned(q3_cuda *cuda, size_t bytes)
+{
+    return cuda ? q3_cuda_pinned_alloc(bytes) : q3_malloc(bytes);
+}
+
+void q3_device_pinned_free(q3_cuda *cuda, void *p)
+{
+    if (cuda)
+        q3_cuda_pinned_free(p);
+    else
+        q3_free(p);
+}
+
+void q3_device_write_pinned(q3_cuda *cuda, void *to, const void *from, size_t bytes)
+{
+    if (cuda)
+        q3_cuda_upload_pinned(cuda, to, from, bytes);
+    else
+        memcpy(to, from, bytes);
+}
+
+void q3_device_record_begin(q3_cuda *cuda)
+{
+    q3_cuda_record_begin(cuda);
+}
+
+void *q3_device_record_end(q3_cuda *cuda)
+{
+    return q3_cuda_record_end(cuda);
+}
+
+void q3_device_replay(q3_cuda *cuda, void *recording)
+{
+    q3_cuda_replay(cuda, recording);
+}
+
+void q3_device_record_free(q3_cuda *cuda, void *recording)
+{
+    if (recording)
+        q3_cuda_record_free(cuda, recording);
+}
+
 q3_status q3_device_status(q3_cuda *cuda)
 {
     char why[Q3_CUDA_SENTENCE];
@@ -300,6 +342,44 @@ void q3_device_fill(q3_cuda *cuda, void *to, int byte, size_t bytes)
 void q3_device_wait(q3_cuda *cuda)
 {
     (void)cuda;
+}
+
+void *q3_device_pinned(q3_cuda *cuda, size_t bytes)
+{
+    (void)cuda;
+    return q3_malloc(bytes);
+}
+
+void q3_device_pinned_free(q3_cuda *cuda, void *p)
+{
+    (void)cuda;
+    q3_free(p);
+}
+
+void q3_device_write_pinned(q3_cuda *cuda, void *to, const void *from, size_t bytes)
+{
+    q3_device_write(cuda, to, from, bytes);
+}
+
+void q3_device_record_begin(q3_cuda *cuda)
+{
+    (void)cuda;
+}
+
+void *q3_device_record_end(q3_cuda *cuda)
+{
+    (void)cuda;
+    return NULL;
+}
+
+void q3_device_replay(q3_cuda *cuda, void *recording)
+{
+    (void)cuda, (void)recording;
+}
+
+void q3_device_record_free(q3_cuda *cuda, void *recording)
+{
+    (void)cuda, (void)recording;
 }
 
 q3_status q3_device_status(q3_cuda *cuda)

@@ -48,6 +48,18 @@ q3_status q3_device_save(q3_cuda *cuda, const char *path, const q3_st_tensor *te
 /* Until the device has done all that it was given. */
 void q3_device_wait(q3_cuda *cuda);
 
+/* Host memory that copies run from beside other work, NULL when there is none left, and such a copy: `from` must stay as
+ * it is until the device has passed it. */
+void *q3_device_pinned(q3_cuda *cuda, size_t bytes);
+void q3_device_pinned_free(q3_cuda *cuda, void *p);
+void q3_device_write_pinned(q3_cuda *cuda, void *to, const void *from, size_t bytes);
+
+/* Work that is recorded instead of done, to be launched in one call: see kernels/cuda.h. Not for the CPU. */
+void q3_device_record_begin(q3_cuda *cuda);
+void *q3_device_record_end(q3_cuda *cuda);
+void q3_device_replay(q3_cuda *cuda, void *recording);
+void q3_device_record_free(q3_cuda *cuda, void *recording);
+
 /* What has failed on the device since the last call, Q3_ERR_FAIL or Q3_ERR_MEMORY with its sentence. */
 q3_status q3_device_status(q3_cuda *cuda);
 
@@ -57,7 +69,7 @@ size_t q3_device_available(q3_cuda *cuda);
 #if defined(Q3_CUDA)
 #define Q3_CALL(ctx, kernel, args)                                                                           \
     do {                                                                                                     \
-        if ((ctx)->dry)                                                                                      \
+        if ((ctx)->dry || (ctx)->replaying)                                                                  \
             break;                                                                                           \
         if ((ctx)->data->cuda)                                                                               \
             kernel##_cuda(args, (ctx)->data->cuda);                                                          \

@@ -139,12 +139,27 @@ void *q3_host_scratch(q3_ctx *ctx, size_t bytes)
     return ctx->data->cuda ? q3_list(ctx, bytes) : value_alloc(ctx, bytes);
 }
 
+/* A recorded upload reads the same host memory at each replay. */
+static void upload_again(q3_ctx *ctx, void *to, const void *host, size_t bytes)
+{
+    q3_uploads *u = ctx->uploads;
+    size_t room = (bytes + 63) / 64 * 64;
+    Q3_CHECK(room <= u->bytes - u->used, "uploads of a pass: %zu bytes more than %zu", bytes,
+             u->bytes - u->used);
+    memcpy(u->buffer + u->used, host, bytes);
+    if (!ctx->replaying)
+        q3_device_write_pinned(ctx->data->cuda, to, u->buffer + u->used, bytes);
+    u->used += room;
+}
+
 const void *q3_on_device(q3_ctx *ctx, const void *host, size_t bytes)
 {
     if (!ctx->data->cuda)
         return host;
     void *p = value_alloc(ctx, bytes);
-    if (!ctx->dry)
+    if (!ctx->dry && ctx->uploads)
+        upload_again(ctx, p, host, bytes);
+    else if (!ctx->dry)
         q3_device_write(ctx->data->cuda, p, host, bytes);
     return p;
 }

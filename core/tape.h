@@ -19,6 +19,12 @@
 
 typedef struct q3_free_grad q3_free_grad;
 
+/* Where a recorded pass reads what it uploads: host memory of the device's choice, filled again before each replay. */
+typedef struct q3_uploads {
+    char *buffer;
+    size_t used, bytes;
+} q3_uploads;
+
 struct q3_ctx {
     q3_arena *data;      /* values of the step, on the device that computes */
     q3_arena meta;       /* headers, nodes, on the host */
@@ -26,6 +32,8 @@ struct q3_ctx {
     bool recording;      /* keep nodes for backward */
     bool dry;            /* count, do not compute */
     bool poison;         /* tests: fresh values are NaN */
+    q3_uploads *uploads; /* while a pass is recorded or replayed (infer/replay.h); else NULL */
+    bool replaying;      /* lay down uploads and find addresses, launch nothing */
     q3_node *last;       /* newest node of the tape */
     q3_free_grad *free;  /* gradient buffers to use again */
     q3_status failed;    /* first failure of the step */

@@ -16,13 +16,15 @@ typedef struct feed {
     int32_t *open;        /* [n_rows]: rows of the engine, for the caller */
 } feed;
 
-void q3_engine_create(q3_engine *out, const q3_model *model, q3_ctx *ctx)
+q3_status q3_engine_create(q3_engine *out, const q3_model *model, q3_ctx *ctx)
 {
     *out = (q3_engine){ .model = model, .ctx = ctx };
+    return q3_replays_create(&out->replays, ctx);
 }
 
 void q3_engine_destroy(q3_engine *e)
 {
+    q3_replays_destroy(e->replays);
     q3_arena_destroy(&e->cache);
     q3_arena_destroy(&e->slabs);
     *e = (q3_engine){ 0 };
@@ -156,18 +158,42 @@ static bool all_finite(const float *x, int64_t n)
     return !infinite;
 }
 
-/* One pass of the network: logits [n, V] of the tokens in `want`, or of all the batch's. They are the
- * step's. */
-static q3_status run(float **logits, q3_engine *e, const q3_batch *b, const int32_t *slots,
-                     const q3_segment *segments, const int32_t *want, int64_t n)
+/* What a pass of the network reads. */
+typedef struct pass {
+    const q3_engine *e;
+    const q3_batch *b;
+    const int32_t *slots;       // [tokens]: rows of the slabs
+    const q3_segment *segments; // [rows]
+    const int32_t *want;        // [n] tokens whose logits are wanted, NULL for all
+    int64_t n;
+} pass;
+
+static q3_tensor *forward(q3_ctx *ctx, void *arg)
 {
-    q3_kv kv = { .k = e->k, .v = e->v, .segments = segments };
-    const q3_forward forward = { .kv = &kv };
-    q3_step_begin(e->ctx, false);
-    kv.device_rows = q3_on_device(e->ctx, slots, (size_t)b->n_tokens * sizeof *slots);
-    *logits = q3_on_host(e->ctx, q3_qwen3vl_logits(e->ctx, e->model, &forward, b, want, n));
+    const pass *p = arg;
+    q3_step_begin(ctx, false);
+    const q3_kv kv = { .k = p->e->k,
+                       .v = p->e->v,
+                       .device_rows = q3_on_device(ctx, p->slots, (size_t)p->b->n_tokens * sizeof *p->slots),
+                       .segments = p->segments };
+    return q3_qwen3vl_logits(ctx, p->e->model, &(q3_forward){ .kv = &kv }, p->b, p->want, p->n);
+}
+
+/* One pass of the network: logits [n, V] of the tokens in `want`, or of all the batch's. They are the step's. */
+static q3_status run(float **logits, q3_engine *e, const pass *p)
+{
+    enum { RUN = 256 }; // keys that attention takes at a time
+    q3_tensor *out;
+    q3_pass_shape shape = { .tokens = p->b->n_tokens, .rows = p->b->n_rows, .want = p->n };
+    for (int i = 0; i < p->b->n_rows; i++) {
+        int64_t runs = (p->segments[i].kv_len + RUN - 1) / RUN;
+        shape.keys = runs > shape.keys ? runs : shape.keys;
+    }
+    bool repeats = !p->b->n_images && !p->want; // prompts come but once
+    Q3_TRY(q3_replay(&out, repeats ? e->replays : NULL, e->ctx, &shape, forward, (void *)(uintptr_t)p));
+    *logits = q3_on_host(e->ctx, out);
     Q3_TRY(q3_ctx_status(e->ctx));
-    if (!all_finite(*logits, n * vocabulary(e)))
+    if (!all_finite(*logits, p->n * vocabulary(e)))
         return q3_fail(Q3_ERR_FAIL,
                        "the model's logits are not finite; are its weights or the adapter damaged?");
     return Q3_OK;
@@ -185,7 +211,7 @@ static q3_status run_feed(float **logits, q3_engine *e, feed *f)
                          .positions = f->positions };
     int64_t n = f->n;
     f->n = f->n_rows = 0;
-    return run(logits, e, &b, f->slots, f->segments, NULL, n);
+    return run(logits, e, &(pass){ e, &b, f->slots, f->segments, NULL, n });
 }
 
 /* The prompts through the network; arrays of the pass live in the cache until the caller rewinds it. */
@@ -205,7 +231,7 @@ static q3_status run_prompts(q3_engine *e, const q3_batch *b)
             slots[begin + t] = (int32_t)(r->begin + t);
     }
     float *logits;
-    Q3_TRY(run(&logits, e, b, slots, segments, want, b->n_rows));
+    Q3_TRY(run(&logits, e, &(pass){ e, b, slots, segments, want, b->n_rows }));
     memcpy(e->logits, logits, (size_t)b->n_rows * (size_t)vocabulary(e) * sizeof *logits);
     return Q3_OK;
 }
@@ -224,6 +250,7 @@ q3_status q3_engine_begin(q3_engine *e, const q3_batch *prompts, int64_t room)
     e->room = room;
     e->n_slots = prompts->n_tokens + prompts->n_rows * room;
     q3_cuda *cuda = e->ctx->data->cuda;
+    q3_replays_forget(e->replays); // slabs lie elsewhere from now on
     Q3_TRY(reserve(&e->cache, NULL, cache_bytes(e, e->n_slots, e->n_slots, prompts->n_rows)));
     Q3_TRY(reserve(&e->slabs, cuda, slab_bytes(e, e->n_slots)));
     Q3_TRY(create_slabs(e));

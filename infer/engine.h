@@ -12,6 +12,7 @@
 #ifndef Q3_INFER_ENGINE_H
 #define Q3_INFER_ENGINE_H
 
+#include "infer/replay.h"
 #include "infer/sample.h"
 #include "model/qwen3vl.h"
 
@@ -24,6 +25,7 @@ typedef struct q3_engine_row {
 typedef struct q3_engine {
     const q3_model *model; /* borrowed */
     q3_ctx *ctx;           /* borrowed: its step arena is used */
+    q3_replays *replays;   /* passes of decoding, recorded on CUDA; NULL on the CPU */
     q3_arena cache;        /* everything below, on the host */
     q3_arena slabs;        /* keys and values, on the device */
     int n_rows;            /* B; 0 before the first q3_engine_begin */
@@ -35,7 +37,7 @@ typedef struct q3_engine {
     q3_tensor **k, **v;    /* [layers]: the slabs, [S, K D] */
 } q3_engine;
 
-void q3_engine_create(q3_engine *out, const q3_model *model, q3_ctx *ctx);
+q3_status q3_engine_create(q3_engine *out, const q3_model *model, q3_ctx *ctx);
 void q3_engine_destroy(q3_engine *e);
 
 /* Runs the prompts and keeps their keys and values, with room for `room` tokens behind each. The batch is

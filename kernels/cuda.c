@@ -450,6 +450,12 @@ void q3_cuda_upload(q3_cuda *cuda, void *to, const void *from, size_t bytes)
     }
 }
 
+void q3_cuda_upload_pinned(q3_cuda *cuda, void *to, const void *from, size_t bytes)
+{
+    if (enter(cuda) && bytes)
+        worked(cuda, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cuda->stream), "upload");
+}
+
 void q3_cuda_download(q3_cuda *cuda, void *to, const void *from, size_t bytes)
 {
     if (enter(cuda) && bytes &&

@@ -85,6 +85,10 @@ void q3_cuda_release(q3_cuda *cuda, q3_cuda_range *range);
 void *q3_cuda_pinned_alloc(size_t bytes);
 void q3_cuda_pinned_free(void *p);
 
+/* A copy straight from pinned memory, which stays as it is until the copy has run; in a recording it runs at each
+ * replay. */
+void q3_cuda_upload_pinned(q3_cuda *cuda, void *to, const void *from, size_t bytes);
+
 /* All in stream order. Upload: `from` may change once the call returns (it is staged through pinned buffers).
  * Download: waits until `to` is filled. */
 void q3_cuda_upload(q3_cuda *cuda, void *to, const void *from, size_t bytes);

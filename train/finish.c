@@ -63,7 +63,7 @@ q3_status q3_finish_create(q3_finish *out, q3_trainer *t)
     *out = (q3_finish){
         .t = t, .start = q3_seconds(), .first_step = t->state.step, .first_epoch = t->state.epoch
     };
-    q3_engine_create(&out->engine, &t->model, &t->ctx);
+    Q3_TRY(q3_engine_create(&out->engine, &t->model, &t->ctx));
     return Q3_OK;
 }
 

@@ -26,7 +26,7 @@ static q3_status judge_answers(q3_text *out, q3_trainer *t, const q3_loss_result
     q3_engine engine;
     q3_evaluation e;
     const q3_generation_options options = q3_generation_options_of(t);
-    q3_engine_create(&engine, &t->model, &t->ctx);
+    Q3_TRY(q3_engine_create(&engine, &t->model, &t->ctx));
     q3_status st = q3_evaluate(&e, &engine, t->tokenizer, &options, show_answers, NULL);
     q3_engine_destroy(&engine);
     Q3_TRY(st);

@@ -47,7 +47,7 @@ static int setup(void **state)
         q3_json_open(&golden, TRAINING "/golden.json", (size_t)1 << 20) != Q3_OK)
         fail_msg("%s", q3_error());
     collator.system_prompt = "You judge posts.";
-    q3_engine_create(&engine, &model, &ctx);
+    assert_int_equal(q3_engine_create(&engine, &model, &ctx), Q3_OK);
     return 0;
 }
 

@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "collate/pack.h"
@@ -24,7 +25,8 @@ static const int32_t no_token = -1;
 
 /* A model, its golden prompts and answers, and an engine. */
 typedef struct bed {
-    q3_arena run, step;
+    q3_cuda *cuda; // what Q3_TEST_DEVICE names; NULL: the CPU
+    q3_arena run, values, step;
     q3_model model;
     q3_ctx ctx;
     q3_engine engine;
@@ -104,16 +106,20 @@ static int setup(void **state)
     (void)state;
     for (int i = 0; i < MODELS; i++) {
         bed *t = &beds[i];
-        const q3_load_options options = { 0 };
+        const q3_load_options options = { .values = &t->values };
+        const char *device = getenv("Q3_TEST_DEVICE");
+        if (q3_device_open(&t->cuda, device ? device : "cpu") != Q3_OK)
+            fail_msg("%s", q3_error());
         assert_int_equal(q3_arena_create(&t->run, "run arena", (size_t)64 << 20), Q3_OK);
-        assert_int_equal(q3_arena_create(&t->step, "step arena", STEP_BYTES), Q3_OK);
+        assert_int_equal(q3_device_arena_create(&t->values, t->cuda, "parameters", (size_t)64 << 20), Q3_OK);
+        assert_int_equal(q3_device_arena_create(&t->step, t->cuda, "step arena", STEP_BYTES), Q3_OK);
         assert_int_equal(q3_ctx_create(&t->ctx, &t->step), Q3_OK);
         if (q3_model_load(&t->model, &t->run, dirs[i], &options) != Q3_OK)
             fail_msg("%s", q3_error());
         assert_int_equal(q3_safetensors_open(&t->file, files[i]), Q3_OK);
         t->tokens = values(t, "out.tokens");
         t->prompts = prompts_of(t, 0, ROWS, NULL, 0);
-        q3_engine_create(&t->engine, &t->model, &t->ctx);
+        assert_int_equal(q3_engine_create(&t->engine, &t->model, &t->ctx), Q3_OK);
     }
     return 0;
 }
@@ -128,7 +134,9 @@ static int teardown(void **state)
         q3_model_close(&t->model);
         q3_ctx_destroy(&t->ctx);
         q3_arena_destroy(&t->step);
+        q3_arena_destroy(&t->values);
         q3_arena_destroy(&t->run);
+        q3_device_close(t->cuda);
     }
     return 0;
 }
@@ -381,19 +389,20 @@ static void logits_that_are_not_finite_are_reported(void **state)
 {
     (void)state;
     bed *t = &beds[0];
-    float *w = q3_f32(t->model.norm.w), kept = w[0];
-    w[0] = NAN;
+    float *w = q3_f32(t->model.norm.w), kept, bad = NAN;
+    q3_device_read(t->cuda, &kept, w, sizeof kept);
+    q3_device_write(t->cuda, w, &bad, sizeof bad);
     assert_int_equal(q3_engine_begin(&t->engine, &t->prompts, ROOM), Q3_ERR_FAIL);
     assert_non_null(strstr(q3_error(), "not finite"));
     assert_int_equal(t->engine.n_rows, 0);
-    w[0] = kept;
+    q3_device_write(t->cuda, w, &kept, sizeof kept);
 }
 
 static void a_cache_that_does_not_fit_is_refused(void **state)
 {
     (void)state;
     q3_engine e;
-    q3_engine_create(&e, &beds[0].model, &beds[0].ctx);
+    assert_int_equal(q3_engine_create(&e, &beds[0].model, &beds[0].ctx), Q3_OK);
     assert_int_equal(q3_engine_begin(&e, &beds[0].prompts, INT32_MAX), Q3_ERR_LIMIT);
     assert_int_equal(q3_engine_begin(&e, &beds[0].prompts, INT32_MAX / 4), Q3_ERR_MEMORY);
     assert_non_null(strstr(q3_error(), "key/value cache"));
@@ -415,16 +424,16 @@ static void a_full_step_arena_is_an_error_and_the_engine_goes_on(void **state)
     assert_tokens(&out[2], t->tokens + 2 * TOKENS, TOKENS);
 }
 
-/* Every request before the network runs: the arena, two lists of slabs, the slabs with their headers, six
+/* Every request before the network runs: the arenas, two lists of slabs, the slabs with their headers, six
  * arrays. */
 static void each_failing_allocation_of_the_cache_is_an_error(void **state)
 {
     (void)state;
     bed *t = &beds[0];
-    int64_t requests = 1 + 2 + 4 * t->model.config.text.layers + 6;
+    int64_t requests = (t->cuda ? 1 : 2) + 2 + 4 * t->model.config.text.layers + 6;
     for (int64_t n = 1; n <= requests; n++) {
         q3_engine e;
-        q3_engine_create(&e, &t->model, &t->ctx);
+        assert_int_equal(q3_engine_create(&e, &t->model, &t->ctx), Q3_OK);
         q3_heap_fail_at(n);
         assert_int_equal(q3_engine_begin(&e, &t->prompts, ROOM), Q3_ERR_MEMORY);
         q3_heap_fail_at(0);
@@ -432,11 +441,28 @@ static void each_failing_allocation_of_the_cache_is_an_error(void **state)
     }
 }
 
+/* The reference's tokens came from them too: see greedy_answers_equal_the_reference. */
+static void decoding_is_recorded_on_a_device(void **state)
+{
+    (void)state;
+    bed *t = &beds[0];
+    const q3_generate_options o = greedily(TOKENS);
+    q3_answer_ids out[ROWS];
+    int64_t before = q3_replays_launched(t->engine.replays);
+    generate(out, t, &t->prompts, &o);
+    int64_t launched = q3_replays_launched(t->engine.replays) - before;
+    if (t->cuda)
+        assert_true(launched >= TOKENS / 2);
+    else
+        assert_int_equal(launched, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(greedy_answers_equal_the_reference),
         cmocka_unit_test(a_row_alone_gives_the_same_answer),
+        cmocka_unit_test(decoding_is_recorded_on_a_device),
         cmocka_unit_test(an_answer_has_at_most_max_new_tokens),
         cmocka_unit_test(any_end_token_ends_its_row_alone),
         cmocka_unit_test(scores_equal_those_without_a_cache),
