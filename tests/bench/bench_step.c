@@ -34,7 +34,12 @@
 #include "tests/bench/random_model.h"
 #include "tests/bench/timing.h"
 
-enum { RANK = 16, ACROSS = 16, MAX_TOKENS = 1 << 20, MAX_STEPS = 64 }; // ACROSS: merged tokens in a row of the picture
+enum {
+    RANK = 16,
+    ACROSS = 16,
+    MAX_TOKENS = 1 << 20,
+    MAX_STEPS = 64
+}; // ACROSS: merged tokens in a row of the picture
 
 #define RESERVED ((size_t)1 << 40) // addresses, not memory
 #define PEAK_FLOPS 989e12          // H100 and H200, bf16 without sparsity: NVIDIA's data sheets
@@ -95,8 +100,11 @@ static q3_status open_model(bench *b)
 
 static q3_status open_lora(bench *b)
 {
-    static const char *const targets[] = { "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj" };
-    const q3_lora_config lora = { .r = RANK, .alpha = 2 * RANK, .dropout = b->o.dropout, .targets = targets, .n_targets = 7 };
+    static const char *const targets[] = { "q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                           "gate_proj", "up_proj", "down_proj" };
+    const q3_lora_config lora = {
+        .r = RANK, .alpha = 2 * RANK, .dropout = b->o.dropout, .targets = targets, .n_targets = 7
+    };
     Q3_TRY(q3_lora_create(&b->lora, &b->model, &b->run, &lora, 1));
     q3_param *table = Q3_NEW(&b->run, q3_param, b->lora.n_slots);
     float *grads = q3_arena_alloc(&b->values, (size_t)b->lora.n * sizeof *grads);
@@ -114,7 +122,8 @@ static q3_status open_lora(bench *b)
 }
 
 /* One row of n tokens: <vision_start> picture <vision_end> text, or text alone, below every special token. */
-static void make_row(bench *b, int64_t begin, int64_t n, int64_t M, int32_t *ids, int32_t *labels, int32_t *rows)
+static void make_row(bench *b, int64_t begin, int64_t n, int64_t M, int32_t *ids, int32_t *labels,
+                     int32_t *rows)
 {
     const q3_model_config *c = &b->model.config;
     for (int64_t i = 0; i < n; i++) {
@@ -136,9 +145,11 @@ static void make_row(bench *b, int64_t begin, int64_t n, int64_t M, int32_t *ids
 static q3_status make_batch(bench *b)
 {
     const q3_model_config *c = &b->model.config;
-    const int64_t n = b->o.row ? b->o.row : b->o.tokens, B = b->o.tokens / n, T = B * n, merge = c->vision.merge_size;
+    const int64_t n = b->o.row ? b->o.row : b->o.tokens, B = b->o.tokens / n, T = B * n,
+                  merge = c->vision.merge_size;
     const int64_t M = b->o.no_picture ? 0 : n / 2, P = M * merge * merge;
-    const int64_t width = 3 * (int64_t)c->vision.temporal_patch_size * c->vision.patch_size * c->vision.patch_size;
+    const int64_t width =
+        3 * (int64_t)c->vision.temporal_patch_size * c->vision.patch_size * c->vision.patch_size;
     int32_t *ids = Q3_NEW(&b->run, int32_t, T), *labels = Q3_NEW(&b->run, int32_t, T);
     int32_t *positions = Q3_NEW(&b->run, int32_t, 3 * T), *rows = Q3_NEW(&b->run, int32_t, B * M + 1);
     int64_t *row_begin = Q3_NEW(&b->run, int64_t, B + 1);
@@ -152,12 +163,15 @@ static q3_status make_batch(bench *b)
         row_begin[r] = r * n;
     for (int64_t r = 0; r < B; r++) {
         int32_t *at = positions + r * n;
-        memcpy(grids + 3 * r, (int32_t[]){ 1, (int32_t)(M / ACROSS * merge), (int32_t)(ACROSS * merge) }, 3 * sizeof *grids);
+        memcpy(grids + 3 * r, (int32_t[]){ 1, (int32_t)(M / ACROSS * merge), (int32_t)(ACROSS * merge) },
+               3 * sizeof *grids);
         make_row(b, r * n, n, M, ids, labels, rows);
-        if (q3_positions(at, at + T, at + 2 * T, ids + r * n, n, c->image_token, c->video_token, grids + 3 * r, M ? 1 : 0, (int)merge) < 0)
+        if (q3_positions(at, at + T, at + 2 * T, ids + r * n, n, c->image_token, c->video_token,
+                         grids + 3 * r, M ? 1 : 0, (int)merge) < 0)
             return q3_fail(Q3_ERR_FAIL, "positions of %lld tokens do not fit their picture", (long long)n);
     }
-    b->batch = (q3_batch){ (int)B, T, row_begin, ids, labels, positions, M ? (int)B : 0, grids, patches, B * P, rows, B * M };
+    b->batch = (q3_batch){ (int)B,         T,     row_begin, ids,   labels, positions,
+                           M ? (int)B : 0, grids, patches,   B * P, rows,   B * M };
     return Q3_OK;
 }
 
@@ -175,7 +189,8 @@ static double step_flops(const bench *b)
     double head = 2 * H * t->vocab_size * (double)q3_batch_targets(&b->batch, NULL, NULL);
     double D = v->hidden_size, wide = D * v->merge_size * v->merge_size;
     double patch = 3.0 * v->temporal_patch_size * v->patch_size * v->patch_size;
-    double vision = P * (2 * v->depth * (4 * D * D + 2 * D * v->intermediate_size) + 2 * patch * D + 4 * v->depth * D * P / b->batch.n_rows);
+    double vision = P * (2 * v->depth * (4 * D * D + 2 * D * v->intermediate_size) + 2 * patch * D +
+                         4 * v->depth * D * P / b->batch.n_rows);
     vision += M * (1 + v->n_deepstack) * 2 * (wide * wide + wide * v->out_hidden_size);
     return 2 * linear + 3.5 * attention + 2 * head + vision + 6 * T * (double)b->lora.n;
 }
@@ -257,8 +272,8 @@ static q3_status one_step(bench *b, double *seconds, int64_t number, const char 
     *seconds = q3_seconds() - start;
     hash(b, &loss, sizeof loss);
     hash(b, &norm, sizeof norm);
-    printf("step %4lld%s  loss %.4f  norm %.3f  %.1f ms, the host was done at %.1f ms\n", (long long)number, note, loss, norm,
-           1e3 * *seconds, 1e3 * b->issued);
+    printf("step %4lld%s  loss %.4f  norm %.3f  %.1f ms, the host was done at %.1f ms\n", (long long)number,
+           note, loss, norm, 1e3 * *seconds, 1e3 * b->issued);
     fflush(stdout);
     return q3_device_status(b->cuda);
 }
@@ -273,8 +288,9 @@ static q3_status steps(bench *b)
         Q3_TRY(one_step(b, &seconds[i], i + 1, ""));
     Q3_TRY(hash_adapter(b));
     double t = timing_middle(seconds, n);
-    printf("median     %.1f ms a step, %.1f tokens/s, %.3f TFLOP/s of %.1f GFLOP a step, %.1f %% MFU (of %.0f TFLOP/s)\n", 1e3 * t, T / t,
-           1e-12 * flops / t, 1e-9 * flops, 100 * flops / t / PEAK_FLOPS, 1e-12 * PEAK_FLOPS);
+    printf("median     %.1f ms a step, %.1f tokens/s, %.3f TFLOP/s of %.1f GFLOP a step, %.1f %% MFU (of "
+           "%.0f TFLOP/s)\n",
+           1e3 * t, T / t, 1e-12 * flops / t, 1e-9 * flops, 100 * flops / t / PEAK_FLOPS, 1e-12 * PEAK_FLOPS);
     printf("bits       %016llx\n", (unsigned long long)b->bits);
     b->ctx.profile = &b->profile[0][0];
     q3_status st = one_step(b, &first, n + 1, " (each op waited for)");
@@ -282,7 +298,8 @@ static q3_status steps(bench *b)
     double busy = 0;
     for (int i = 0; i < Q3_OP_COUNT; i++)
         busy += b->profile[i][0] + b->profile[i][1];
-    printf("busy       %.1f ms in ops one at a time, %.1f ms wall in the steps before\n", 1e3 * busy, 1e3 * t);
+    printf("busy       %.1f ms in ops one at a time, %.1f ms wall in the steps before\n", 1e3 * busy,
+           1e3 * t);
     return st;
 }
 
@@ -312,31 +329,36 @@ static void print_rates(const bench *b, double seconds, q3_cost c)
     if (seconds <= 0)
         printf(" %9s %9s %9s %7s", "", "", "", "");
     else
-        printf(" %9.2f %9.1f %9.1f %6.1f%%", 1e3 * seconds, 1e-12 * c.flops / seconds, 1e-9 * c.bytes / seconds, 100 * (gemm > copy ? gemm : copy));
+        printf(" %9.2f %9.1f %9.1f %6.1f%%", 1e3 * seconds, 1e-12 * c.flops / seconds,
+               1e-9 * c.bytes / seconds, 100 * (gemm > copy ? gemm : copy));
 }
 
 static void report(const bench *b, size_t planned)
 {
-    double again = b->o.checkpointing == Q3_CHECKPOINT_FULL ? 2 : b->o.checkpointing == Q3_CHECKPOINT_HALF ? 1.5 : 1;
+    double again = b->o.checkpointing == Q3_CHECKPOINT_FULL   ? 2
+                   : b->o.checkpointing == Q3_CHECKPOINT_HALF ? 1.5
+                                                              : 1;
     double width = b->ctx.dtype == Q3_BF16 ? 0.5 : 1; // costs count 4 bytes an element
-    printf("\n%-14s %10s %9s | %9s %9s %9s %7s | %9s %9s %9s %7s\n", "op", "GFLOP", "GB", "forward", "TFLOP/s", "GB/s", "of most",
-           "backward", "TFLOP/s", "GB/s", "of most");
+    printf("\n%-14s %10s %9s | %9s %9s %9s %7s | %9s %9s %9s %7s\n", "op", "GFLOP", "GB", "forward",
+           "TFLOP/s", "GB/s", "of most", "backward", "TFLOP/s", "GB/s", "of most");
     for (int i = 0; i < Q3_OP_COUNT; i++) {
         const double *t = b->profile[i];
         if (t[0] + t[1] <= 0)
             continue;
         double times = i == Q3_OP_CROSS_ENTROPY ? 1 : again;
         q3_cost c = { times * b->costs[i].flops, times * width * b->costs[i].bytes };
-        q3_cost back = backward_cost((enum q3_op_id)i, (q3_cost){ b->costs[i].flops, width * b->costs[i].bytes });
+        q3_cost back =
+            backward_cost((enum q3_op_id)i, (q3_cost){ b->costs[i].flops, width * b->costs[i].bytes });
         printf("%-14s %10.1f %9.2f |", q3_ops[i]->name, 1e-9 * c.flops, 1e-9 * c.bytes);
         print_rates(b, t[0], c);
         printf(" |");
         print_rates(b, t[1], back);
         printf("\n");
     }
-    printf("(ms; costs are those of the ops that lie above something trained; of most: of the measured copy or product rate)\n");
-    printf("\nmemory     step %s (planned %s), parameters %s, peak of the process %s\n", q3_bytes(b->step.peak), q3_bytes(planned),
-           q3_bytes(b->values.peak), q3_bytes(q3_memory_peak()));
+    printf("(ms; costs are those of the ops that lie above something trained; of most: of the measured copy "
+           "or product rate)\n");
+    printf("\nmemory     step %s (planned %s), parameters %s, peak of the process %s\n",
+           q3_bytes(b->step.peak), q3_bytes(planned), q3_bytes(b->values.peak), q3_bytes(q3_memory_peak()));
 }
 
 /* Nothing is given back before the end, so what is taken then is the most. */
@@ -360,9 +382,11 @@ static q3_status train(bench *b)
     Q3_TRY(make_batch(b));
     b->forward = (q3_forward){ .training = true };
     Q3_TRY(plan(b, &planned));
-    printf("batch      %lld tokens in %d rows, %lld of pictures, %lld supervised; %s parameters trained; plan: %s a step\n",
+    printf("batch      %lld tokens in %d rows, %lld of pictures, %lld supervised; %s parameters trained; "
+           "plan: %s a step\n",
            (long long)b->batch.n_tokens, b->batch.n_rows, (long long)b->batch.n_image_rows,
-           (long long)q3_batch_targets(&b->batch, NULL, NULL), q3_count((uint64_t)b->lora.n), q3_bytes(planned));
+           (long long)q3_batch_targets(&b->batch, NULL, NULL), q3_count((uint64_t)b->lora.n),
+           q3_bytes(planned));
     Q3_TRY(steps(b));
     report(b, planned);
     return Q3_OK;
@@ -370,7 +394,8 @@ static q3_status train(bench *b)
 
 static q3_status generate(bench *b, q3_engine *e, q3_answer_ids *answers)
 {
-    const q3_generate_options how = { .max_new_tokens = b->o.room, .sampling = { .temperature = 1, .top_p = 1, .repetition_penalty = 1 } };
+    const q3_generate_options how = { .max_new_tokens = b->o.room,
+                                      .sampling = { .temperature = 1, .top_p = 1, .repetition_penalty = 1 } };
     double seconds[2];
     for (int i = 0; i < 2; i++) { // the first one warms up
         double start = q3_seconds();
@@ -381,10 +406,10 @@ static q3_status generate(bench *b, q3_engine *e, q3_answer_ids *answers)
         seconds[1] = q3_seconds() - start - prefill;
     }
     double B = (double)b->batch.n_rows, n = (double)b->o.room;
-    printf("prefill    %d prompts of %lld tokens: %.1f ms, %.0f tokens/s\n", b->batch.n_rows, (long long)b->o.prompt, 1e3 * seconds[0],
-           B * (double)b->o.prompt / seconds[0]);
-    printf("decode     batch %d, %lld tokens each: %.2f ms a token, %.1f tokens/s\n", b->batch.n_rows, (long long)b->o.room,
-           1e3 * seconds[1] / n, B * n / seconds[1]);
+    printf("prefill    %d prompts of %lld tokens: %.1f ms, %.0f tokens/s\n", b->batch.n_rows,
+           (long long)b->o.prompt, 1e3 * seconds[0], B * (double)b->o.prompt / seconds[0]);
+    printf("decode     batch %d, %lld tokens each: %.2f ms a token, %.1f tokens/s\n", b->batch.n_rows,
+           (long long)b->o.room, 1e3 * seconds[1] / n, B * n / seconds[1]);
     for (int i = 0; i < b->batch.n_rows; i++)
         hash(b, answers[i].ids, (size_t)answers[i].n * sizeof(int32_t));
     printf("bits       %016llx\n", (unsigned long long)b->bits);
@@ -413,8 +438,10 @@ static q3_status measure_most(bench *b)
     bool small = strcmp(b->o.model, "tiny") == 0;
     if (!b->cuda || b->o.no_probe)
         return Q3_OK;
-    Q3_TRY(probe_measure(&b->most, b->cuda, small ? 1 << 20 : PROBE_COPY_BYTES, small ? 64 : PROBE_GEMM_SIZE, small ? 1 : 9));
-    printf("most       copy %.0f GB/s, bf16 product %.1f TFLOP/s\n", 1e-9 * b->most.copy, 1e-12 * b->most.gemm);
+    Q3_TRY(probe_measure(&b->most, b->cuda, small ? 1 << 20 : PROBE_COPY_BYTES, small ? 64 : PROBE_GEMM_SIZE,
+                         small ? 1 : 9));
+    printf("most       copy %.0f GB/s, bf16 product %.1f TFLOP/s\n", 1e-9 * b->most.copy,
+           1e-12 * b->most.gemm);
     return Q3_OK;
 }
 
@@ -520,14 +547,23 @@ static bool option(options *o, const char *name, const char *value)
         good = shape_option(o, name, value);
     }
     if (!good)
-        fprintf(stderr, "bench_step: %s %s is not understood (--tokens and --row: multiples of %d; --steps: up to %d)\n", name, value,
-                2 * ACROSS, MAX_STEPS);
+        fprintf(
+            stderr,
+            "bench_step: %s %s is not understood (--tokens and --row: multiples of %d; --steps: up to %d)\n",
+            name, value, 2 * ACROSS, MAX_STEPS);
     return good;
 }
 
 int main(int argc, char **argv)
 {
-    bench b = { .o = { .model = "demo", .device = "cpu", .tokens = 512, .steps = 2, .prompt = 512, .room = 64, .dropout = 0.05, .nf4 = true } };
+    bench b = { .o = { .model = "demo",
+                       .device = "cpu",
+                       .tokens = 512,
+                       .steps = 2,
+                       .prompt = 512,
+                       .room = 64,
+                       .dropout = 0.05,
+                       .nf4 = true } };
     q3_cpu_isa level;
     for (int i = 1; i < argc; i += 2)
         if (i + 1 == argc || !option(&b.o, argv[i], argv[i + 1]))

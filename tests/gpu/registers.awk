@@ -42,6 +42,7 @@ BEGIN {
         if (n < 3 || part[1] == "")
             continue
         budget[part[1], part[2]] = part[3]
+        stack_budget[part[1], part[2]] = part[4] + 0
         listed[part[1]] = listed[part[1]] " " part[2]
     }
     if (mode == "table")
@@ -80,9 +81,10 @@ BEGIN {
         most[kernel] = registers
     if (mode != "check")
         next
-    if (stack || spilled)
+    arch = ((kernel, sm) in budget) ? sm : "*"
+    allowed = budget[kernel, arch]
+    if (stack > stack_budget[kernel, arch] + 0 || (spilled && !stack))
         complain(kernel " (" sm "): " spilled " bytes of spills, " stack " of stack; give it fewer live values, smaller tiles or fewer threads a block")
-    allowed = ((kernel, sm) in budget) ? budget[kernel, sm] : budget[kernel, "*"]
     if (allowed == "")
         unknown[kernel] = 1
     else if (registers > allowed + 0)
