@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "core/log.h"
 
@@ -215,6 +216,12 @@ size_t q3_memory_available(void)
     if (f)
         fclose(f);
     return kib * 1024;
+}
+
+size_t q3_memory_total(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    return pages > 0 && page > 0 ? (size_t)pages * (size_t)page : 0;
 }
 
 size_t q3_memory_peak(void)

@@ -66,6 +66,7 @@ int64_t q3_heap_requests(void);
 /* Bytes of memory that the machine could give now (MemAvailable), and the peak resident size of this
  * process. */
 size_t q3_memory_available(void);
+size_t q3_memory_total(void); /* of the machine, in use or not */
 size_t q3_memory_peak(void);
 
 #endif

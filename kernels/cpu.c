@@ -1,6 +1,6 @@
 #include "kernels/cpu.h"
 
-#include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 static const char *const names[Q3_CPU_LEVELS] = { "reference", "portable", "avx2", "avx512" };
@@ -43,6 +43,30 @@ bool q3_cpu_set_level(q3_cpu_isa level)
         return false;
     chosen = (int)level;
     return true;
+}
+
+void q3_cpu_features(char *text, size_t size)
+{
+    size_t used = 0;
+    *text = '\0';
+#if defined(__x86_64__)
+#define ADD_FEATURE(name)                                                                                    \
+    if (__builtin_cpu_supports(name) && used < size)                                                         \
+        used += (size_t)snprintf(text + used, size - used, "%s%s", used ? " " : "", name);
+    ADD_FEATURE("sse4.2")
+    ADD_FEATURE("avx")
+    ADD_FEATURE("avx2")
+    ADD_FEATURE("fma")
+    ADD_FEATURE("avx512f")
+    ADD_FEATURE("avx512bw")
+    ADD_FEATURE("avx512dq")
+    ADD_FEATURE("avx512vl")
+    ADD_FEATURE("avx512vnni")
+    ADD_FEATURE("avx512bf16")
+#undef ADD_FEATURE
+#endif
+    if (!used)
+        snprintf(text, size, "none that concern kernels");
 }
 
 const char *q3_cpu_level_name(q3_cpu_isa level)

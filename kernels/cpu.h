@@ -8,6 +8,7 @@
 #define Q3_KERNELS_CPU_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 typedef enum q3_cpu_isa {
     Q3_CPU_REFERENCE, /* the oracle: for tests and doubts, not for speed */
@@ -23,6 +24,9 @@ q3_cpu_isa q3_cpu_level(void);
 /* false when this build or this machine lacks the level; the level in use stays. Not while kernels run. */
 bool q3_cpu_set_level(q3_cpu_isa level);
 bool q3_cpu_has_level(q3_cpu_isa level);
+
+/* "avx2 fma avx512f ...": those of the processor that concern kernels, by the compiler's names. */
+void q3_cpu_features(char *text, size_t size);
 
 const char *q3_cpu_level_name(q3_cpu_isa level);            /* "reference", "portable", "avx2", "avx512" */
 bool q3_cpu_level_parse(q3_cpu_isa *out, const char *name); /* false for an unknown name */

@@ -130,18 +130,32 @@ static int open_handle(struct q3_cublaslt *lt)
     return status;
 }
 
-struct q3_cublaslt *q3_cublaslt_create(q3_cuda *cuda, char *why)
+/* False with one sentence in `why` [size] where there is none, or one too old. */
+static bool open_library(char *why, size_t size)
 {
     if (!q3_library_open(&library)) {
-        snprintf(why, Q3_CUDA_SENTENCE, "%s", library.why);
-        return NULL;
+        snprintf(why, size, "%s", library.why);
+        return false;
     }
     size_t version = lt_api.get_version();
-    if (version < OLDEST) {
-        snprintf(why, Q3_CUDA_SENTENCE, "cuBLASLt: %s is version %zu.%zu; 12.0 or newer is needed",
-                 library.path, version / 10000, version / 100 % 100);
+    if (version < OLDEST)
+        snprintf(why, size, "cuBLASLt: %s is version %zu.%zu; 12.0 or newer is needed", library.path,
+                 version / 10000, version / 100 % 100);
+    return version >= OLDEST;
+}
+
+bool q3_cublaslt_describe(char *text)
+{
+    if (!open_library(text, Q3_LIBRARY_TEXT))
+        return false;
+    q3_library_describe(text, &library, lt_api.get_version());
+    return true;
+}
+
+struct q3_cublaslt *q3_cublaslt_create(q3_cuda *cuda, char *why)
+{
+    if (!open_library(why, Q3_CUDA_SENTENCE))
         return NULL;
-    }
     struct q3_cublaslt *lt = calloc(1, sizeof *lt);
     if (!lt) {
         snprintf(why, Q3_CUDA_SENTENCE, "cuBLASLt: no memory for its table of %zu bytes", sizeof *lt);

@@ -44,6 +44,9 @@ typedef struct q3_matmul_args {
 struct q3_cublaslt *q3_cublaslt_create(q3_cuda *cuda, char *why);
 void q3_cublaslt_destroy(struct q3_cublaslt *lt); /* NULL is fine */
 
+/* text [Q3_LIBRARY_TEXT] = version and file, true; or false with one sentence why it cannot be used. Needs no device. */
+bool q3_cublaslt_describe(char *text);
+
 /* On cuda->stream, through cuda->cublaslt; what goes wrong is left with q3_cuda_fail. */
 void q3_cublaslt_matmul(const q3_matmul_args *a, q3_cuda *cuda);
 

@@ -9,11 +9,11 @@
 #include <string.h>
 
 #include "kernels/cublaslt.h"
+#include "kernels/cuda_about.h"
 #include "kernels/gemm.h"
 
 enum {
     MIB = 1 << 20,
-    OLDEST_SM = 80,             /* mma.sync on bfloat16, cp.async (PTX ISA) */
     WORKSPACE_BYTES = 64 * MIB, /* twice what cuBLAS asks for on sm_90 (cuBLAS guide, cublasSetWorkspace) */
     STAGES = 2,                 /* one is filled while the other is copied */
     STAGE_BYTES = 4 * MIB,      /* long enough to hide the start of a copy, 10 us, at 50 GB/s */
@@ -111,10 +111,17 @@ static bool describe(q3_cuda *cuda)
     snprintf(cuda->name, sizeof cuda->name, "%.63s", properties.name);
     cuda->sm = 10 * properties.major + properties.minor;
     cuda->multiprocessors = properties.multiProcessorCount;
-    if (cuda->sm < OLDEST_SM)
+    if (cuda->sm < Q3_CUDA_OLDEST_SM)
+        q3_cuda_fail(cuda,
+                     "cuda:%d, %s, has compute capability %d.%d; the kernels need %d.%d (Ampere) or newer",
+                     cuda->ordinal, cuda->name, properties.major, properties.minor, Q3_CUDA_OLDEST_SM / 10,
+                     Q3_CUDA_OLDEST_SM % 10);
+    else if (!q3_cuda_serves(cuda->sm))
         q3_cuda_fail(
-            cuda, "cuda:%d, %s, has compute capability %d.%d; the kernels need %d.%d (Ampere) or newer",
-            cuda->ordinal, cuda->name, properties.major, properties.minor, OLDEST_SM / 10, OLDEST_SM % 10);
+            cuda,
+            "cuda:%d, %s, has compute capability %d.%d, for which this build (%s) has no code; build "
+            "with -DQ3_CUDA_ARCHITECTURES=%d",
+            cuda->ordinal, cuda->name, properties.major, properties.minor, q3_cuda_build(), cuda->sm);
     return !cuda->failed;
 }
 

@@ -27,6 +27,7 @@ typedef enum q3_attention_kind {
 } q3_attention_kind;
 
 enum { Q3_CUDA_SENTENCE = 320 };
+enum { Q3_CUDA_OLDEST_SM = 80 }; /* mma.sync on bfloat16, cp.async (PTX ISA) */
 
 typedef struct q3_cuda {
     int ordinal;         /* N of cuda:N */

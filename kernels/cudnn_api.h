@@ -8,6 +8,7 @@
 #ifndef Q3_KERNELS_CUDNN_API_H
 #define Q3_KERNELS_CUDNN_API_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -62,6 +63,11 @@ enum { Q3_CUDNN_SENTENCE = 320 }; /* bytes of a `why` */
 /* Opens libcudnn once for the process; NULL with one sentence in `why` [Q3_CUDNN_SENTENCE] where there is none or it
  * is too old. Not thread-safe. */
 const q3_cudnn_api *q3_cudnn_open(char *why);
+
+/* text [Q3_LIBRARY_TEXT] = version and file, true; or false with one sentence why it cannot be used. The compiler is
+ * NVRTC, which cuDNN makes its attention kernels with. Needs no device. */
+bool q3_cudnn_describe(char *text);
+bool q3_cudnn_describe_compiler(char *text);
 
 #ifdef __cplusplus
 }

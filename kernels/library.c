@@ -166,3 +166,12 @@ bool q3_library_open(q3_library *library)
         tell_not_found(library);
     return false;
 }
+
+void q3_library_describe(char *text, const q3_library *library, size_t version)
+{
+    if (library->handle)
+        snprintf(text, Q3_LIBRARY_TEXT, "%zu.%zu.%zu, %s", version / 10000, version / 100 % 100,
+                 version % 100, library->path);
+    else
+        snprintf(text, Q3_LIBRARY_TEXT, "%s", library->why);
+}

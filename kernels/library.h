@@ -9,6 +9,7 @@
 #define Q3_KERNELS_LIBRARY_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -32,6 +33,12 @@ typedef struct q3_library {
 /* Opens the library and binds all symbols; true when that has worked, now or before. On failure `why` says what was
  * looked for and what would help; another call does not try again. Not thread-safe. */
 bool q3_library_open(q3_library *library);
+
+enum { Q3_LIBRARY_TEXT = 640 }; /* bytes of a description: a path and a version, or `why` */
+
+/* text [Q3_LIBRARY_TEXT] = "13.1.0, /usr/local/cuda/lib64/libcublasLt.so.13"; the version is 10000 major + 100 minor +
+ * patch, as NVIDIA's libraries tell it. Of one that is not open: `why`. */
+void q3_library_describe(char *text, const q3_library *library, size_t version);
 
 #ifdef __cplusplus
 }
