@@ -22,6 +22,10 @@ if(Q3_CUDA_KIND STREQUAL "nvcc")
   # what ptxas says of each kernel lies beside its object: tests/gpu/check_registers.sh reads it
   set(CMAKE_CUDA_COMPILER_LAUNCHER sh ${CMAKE_SOURCE_DIR}/cmake/keep_ptxas.sh)
   enable_language(CUDA)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.4)
+    message(FATAL_ERROR "nvcc ${CMAKE_CUDA_COMPILER_VERSION} is here and 12.4 is needed; with -DQ3_CUDA=off the program is "
+                        "built without CUDA")
+  endif()
 elseif(Q3_CUDA_KIND STREQUAL "emulate")
   set(CMAKE_CXX_STANDARD 14)
   set(CMAKE_CXX_EXTENSIONS ON) # hexadecimal floats, as nvcc has them
@@ -30,7 +34,6 @@ elseif(Q3_CUDA_KIND STREQUAL "emulate")
 elseif(NOT Q3_CUDA_KIND STREQUAL "off")
   message(FATAL_ERROR "Q3_CUDA is \"${Q3_CUDA_KIND}\"; it must be auto, nvcc, emulate or off")
 endif()
-# warnings and definitions of C must not reach the compilers of CUDA and C++ unasked: see q3_add_cuda
 
 function(q3_add_cuda library)
   file(GLOB kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/*.cu)

@@ -5,7 +5,11 @@
 # shellcheck disable=SC2086
 q3_install $q3_libraries
 
-echo "building build/qwen3-sft and drawing its pictures (a minute, when nothing is there yet)"
+how_long="a minute"
+if command -v nvcc >/dev/null 2>&1; then
+    how_long="some minutes, for CUDA is here"
+fi
+echo "building build/qwen3-sft and drawing its pictures ($how_long, when nothing is there yet)"
 targets="qwen3-sft qwen3-collate-check sarcasm-data"
 q3_build build -DCMAKE_BUILD_TYPE=Release -DQ3_TESTS=OFF
 
