@@ -8,10 +8,10 @@ build=${1:-build-gpu}
 bundle=$PWD/build-bundle
 [ ! -d /usr/local/cuda/bin ] || PATH=$PATH:/usr/local/cuda/bin
 if [ -d "$bundle/lib" ]; then
-    command -v pkg-config >/dev/null || PATH=$PATH:$bundle/bin LD_LIBRARY_PATH=$bundle/lib
+    command -v pkg-config >/dev/null || PATH=$PATH:$bundle/bin
     export PKG_CONFIG_PATH="$bundle/lib/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}"
 fi
-export PATH LD_LIBRARY_PATH="${LD_LIBRARY_PATH:-}"
+export PATH
 nvcc=$(command -v nvcc) || { echo "build: nvcc is not on PATH" >&2 && exit 1; }
 
 set -- -DQ3_CUDA=nvcc -DCMAKE_CUDA_COMPILER="$nvcc" -DCMAKE_BUILD_TYPE=Release -DQ3_TESTS=ON

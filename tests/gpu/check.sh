@@ -23,7 +23,7 @@ body=$logs/body.md
 summary=$logs/summary.md
 : >"$body"
 : >"$summary"
-[ ! -d /usr/local/cuda/bin ] || PATH=$PATH:/usr/local/cuda/bin
+[ ! -d /usr/local/cuda/bin ] || PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
 export PATH
 
 wanted() {
