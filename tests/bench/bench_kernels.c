@@ -211,7 +211,9 @@ static void products(bench *b)
 {
     const int64_t H = b->s.hidden, q = b->s.heads * b->s.head_dim, F = b->s.inner;
     product(b, "gemm nt, q, bf16", q, H, false, false);
+    product(b, "gemm nt, q k v, bf16", q + 2 * b->s.kv_heads * b->s.head_dim, H, false, false);
     product(b, "gemm nt, gate, bf16", F, H, false, false);
+    product(b, "gemm nt, gate and up, bf16", 2 * F, H, false, false);
     product(b, "gemm nt, down, bf16", H, F, false, false);
     product(b, "gemm nt, gate, nf4", F, H, true, false);
     product(b, "gemm nn, gate, bf16", F, H, false, true);
@@ -221,6 +223,7 @@ static void products(bench *b)
     product(b, "gemm nt, adapter out, bf16", F, RANK, false, false);
     product(b, "gemm nn, adapter out, bf16", F, RANK, false, true);
     adapter_gradient(b);
+    product(b, "gemm nt, head, bf16", b->s.vocab, H, false, false);
 }
 
 static void few_rows(bench *b, const char *name, int64_t M, int64_t N, bool nf4)

@@ -288,9 +288,11 @@ static q3_status steps(bench *b)
         Q3_TRY(one_step(b, &seconds[i], i + 1, ""));
     Q3_TRY(hash_adapter(b));
     double t = timing_middle(seconds, n);
-    printf("median     %.1f ms a step, %.1f tokens/s, %.3f TFLOP/s of %.1f GFLOP a step, %.1f %% MFU (of "
-           "%.0f TFLOP/s)\n",
-           1e3 * t, T / t, 1e-12 * flops / t, 1e-9 * flops, 100 * flops / t / PEAK_FLOPS, 1e-12 * PEAK_FLOPS);
+    printf("median     %.1f ms a step, %.1f tokens/s, %.1f GFLOP/s of %.1f GFLOP a step", 1e3 * t, T / t,
+           1e-9 * flops / t, 1e-9 * flops);
+    if (b->cuda)
+        printf(", %.1f %% MFU (of %.0f TFLOP/s)", 100 * flops / t / PEAK_FLOPS, 1e-12 * PEAK_FLOPS);
+    printf("\n");
     printf("bits       %016llx\n", (unsigned long long)b->bits);
     b->ctx.profile = &b->profile[0][0];
     q3_status st = one_step(b, &first, n + 1, " (each op waited for)");

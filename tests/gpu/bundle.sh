@@ -76,9 +76,15 @@ for package in libcjson:cjson libarchive:archive libwebp:webp libutf8proc:utf8pr
     } >"$to/lib/pkgconfig/$name.pc"
 done
 
-# pkg-config itself, for machines without one: tests/gpu/check.sh falls back to it.
+# pkg-config itself, for machines without one: tests/gpu/build.sh falls back to it.
 tool=$(command -v pkg-config)
-cp -L "$tool" "$to/bin/pkg-config"
+cp -L "$tool" "$to/bin/pkgconf"
 take "$tool"
+cat >"$to/bin/pkg-config" <<'END'
+#!/bin/sh
+here=$(cd "$(dirname "$0")" && pwd)
+LD_LIBRARY_PATH=$here/../lib exec "$here/pkgconf" "$@"
+END
+chmod +x "$to/bin/pkg-config"
 strip --strip-unneeded "$to"/lib/*.so* 2>/dev/null || true
 du -sh "$to"
