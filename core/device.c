@@ -177,6 +177,28 @@ void q3_device_wait(q3_cuda *cuda)
         q3_cuda_wait(cuda);
 }
 
+void *q3_device_mark(q3_cuda *cuda)
+{
+    return q3_cuda_mark(cuda);
+}
+
+double q3_device_between(q3_cuda *cuda, void *first, void *last)
+{
+    return q3_cuda_between(cuda, first, last);
+}
+
+void q3_device_range_push(q3_cuda *cuda, const char *name)
+{
+    if (cuda)
+        q3_cuda_range_push(name);
+}
+
+void q3_device_range_pop(q3_cuda *cuda)
+{
+    if (cuda)
+        q3_cuda_range_pop();
+}
+
 q3_status q3_device_status(q3_cuda *cuda)
 {
     char why[Q3_CUDA_SENTENCE];
@@ -257,6 +279,28 @@ void q3_device_fill(q3_cuda *cuda, void *to, int byte, size_t bytes)
 }
 
 void q3_device_wait(q3_cuda *cuda)
+{
+    (void)cuda;
+}
+
+void *q3_device_mark(q3_cuda *cuda)
+{
+    (void)cuda;
+    return NULL;
+}
+
+double q3_device_between(q3_cuda *cuda, void *first, void *last)
+{
+    (void)cuda, (void)first, (void)last;
+    return 0;
+}
+
+void q3_device_range_push(q3_cuda *cuda, const char *name)
+{
+    (void)cuda, (void)name;
+}
+
+void q3_device_range_pop(q3_cuda *cuda)
 {
     (void)cuda;
 }

@@ -42,6 +42,15 @@ q3_status q3_device_save(q3_cuda *cuda, const char *path, const q3_st_tensor *te
 /* Until the device has done all that it was given. */
 void q3_device_wait(q3_cuda *cuda);
 
+/* A moment of the device's work, and the seconds from one to another, which are freed; waits for the last. Not for the
+ * CPU. */
+void *q3_device_mark(q3_cuda *cuda);
+double q3_device_between(q3_cuda *cuda, void *first, void *last);
+
+/* Names what the device is given from here to the pop, for NVIDIA's profilers; they nest. */
+void q3_device_range_push(q3_cuda *cuda, const char *name);
+void q3_device_range_pop(q3_cuda *cuda);
+
 /* What has failed on the device since the last call, Q3_ERR_FAIL or Q3_ERR_MEMORY with its sentence. */
 q3_status q3_device_status(q3_cuda *cuda);
 

@@ -55,7 +55,7 @@ typedef struct bench {
     q3_params params;
     q3_clip clip;
     q3_optimizer *optimizer;
-    double profile[Q3_OP_COUNT][2];
+    q3_profile profile;
 } bench;
 
 /* config.json of a published size: both have the same vision tower. */
@@ -233,12 +233,12 @@ static q3_status plan(bench *b, size_t *bytes)
 static q3_status steps(bench *b)
 {
     double seconds = 0, flops = step_flops(b), T = (double)b->batch.n_tokens;
-    b->ctx.profile = &b->profile[0][0];
+    b->ctx.profile = &b->profile;
     for (int64_t i = 0; i <= b->o.steps; i++) {
         double loss, norm, start = q3_seconds();
         memset(b->params.grads, 0, (size_t)b->params.total * sizeof(float));
         if (i == 1)
-            memset(b->profile, 0, sizeof b->profile);
+            q3_profile_clear(&b->profile);
         Q3_TRY(forward_backward(b, &loss, (uint64_t)i));
         Q3_TRY(q3_clip_gradients(&norm, &b->clip, 1.0));
         q3_optimizer_step(b->optimizer, b->params.grads, 1e-4);
@@ -256,8 +256,8 @@ static void report(const bench *b, size_t planned)
 {
     printf("\n%-14s %12s %12s\n", "op", "forward ms", "backward ms");
     for (int i = 0; i < Q3_OP_COUNT; i++)
-        if (b->profile[i][0] + b->profile[i][1] > 0)
-            printf("%-14s %12.1f %12.1f\n", q3_ops[i]->name, 1e3 * b->profile[i][0] / (double)b->o.steps, 1e3 * b->profile[i][1] / (double)b->o.steps);
+        if (b->profile.rows[i][0].calls)
+            printf("%-14s %12.1f %12.1f\n", q3_ops[i]->name, 1e3 * b->profile.rows[i][0].seconds / (double)b->o.steps, 1e3 * b->profile.rows[i][1].seconds / (double)b->o.steps);
     printf("\nmemory     step %s (planned %s), peak of the process %s, drawing the weights included\n", q3_bytes(b->step.peak),
            q3_bytes(planned), q3_bytes(q3_memory_peak()));
 }
