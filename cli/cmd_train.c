@@ -16,6 +16,9 @@ static const q3_option options[] = {
       .key = "train.output_dir",
       .help = "directory of the run" },
     { .name = "overwrite", .kind = Q3_OPTION_FLAG, .help = "replace a run that is there" },
+    { .name = "profile",
+      .kind = Q3_OPTION_FLAG,
+      .help = "measure where the time of steps goes, and show it at the end" },
 };
 
 static q3_status run(const q3_options *o)
@@ -24,7 +27,8 @@ static q3_status run(const q3_options *o)
     char *dir;
     const q3_run_options run_options = { .resume = q3_options_get(o, "resume"),
                                          .overwrite = q3_options_given(o, "overwrite"),
-                                         .named = q3_options_given(o, "output-dir") };
+                                         .named = q3_options_given(o, "output-dir"),
+                                         .profile = q3_options_given(o, "profile") };
     if (run_options.resume && run_options.overwrite)
         return q3_fail(Q3_ERR_USAGE, "--resume and --overwrite exclude each other");
     Q3_TRY(q3_options_begin(&config, o));

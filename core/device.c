@@ -249,6 +249,28 @@ void q3_device_record_free(q3_cuda *cuda, void *recording)
         q3_cuda_record_free(cuda, recording);
 }
 
+void *q3_device_mark(q3_cuda *cuda)
+{
+    return q3_cuda_mark(cuda);
+}
+
+double q3_device_between(q3_cuda *cuda, void *first, void *last)
+{
+    return q3_cuda_between(cuda, first, last);
+}
+
+void q3_device_range_push(q3_cuda *cuda, const char *name)
+{
+    if (cuda)
+        q3_cuda_range_push(name);
+}
+
+void q3_device_range_pop(q3_cuda *cuda)
+{
+    if (cuda)
+        q3_cuda_range_pop();
+}
+
 q3_status q3_device_status(q3_cuda *cuda)
 {
     char why[Q3_CUDA_SENTENCE];
@@ -380,6 +402,28 @@ void q3_device_replay(q3_cuda *cuda, void *recording)
 void q3_device_record_free(q3_cuda *cuda, void *recording)
 {
     (void)cuda, (void)recording;
+}
+
+void *q3_device_mark(q3_cuda *cuda)
+{
+    (void)cuda;
+    return NULL;
+}
+
+double q3_device_between(q3_cuda *cuda, void *first, void *last)
+{
+    (void)cuda, (void)first, (void)last;
+    return 0;
+}
+
+void q3_device_range_push(q3_cuda *cuda, const char *name)
+{
+    (void)cuda, (void)name;
+}
+
+void q3_device_range_pop(q3_cuda *cuda)
+{
+    (void)cuda;
 }
 
 q3_status q3_device_status(q3_cuda *cuda)

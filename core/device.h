@@ -60,6 +60,15 @@ void *q3_device_record_end(q3_cuda *cuda);
 void q3_device_replay(q3_cuda *cuda, void *recording);
 void q3_device_record_free(q3_cuda *cuda, void *recording);
 
+/* A moment of the device's work, and the seconds from one to another, which are freed; waits for the last. Not for the
+ * CPU. */
+void *q3_device_mark(q3_cuda *cuda);
+double q3_device_between(q3_cuda *cuda, void *first, void *last);
+
+/* Names what the device is given from here to the pop, for NVIDIA's profilers; they nest. */
+void q3_device_range_push(q3_cuda *cuda, const char *name);
+void q3_device_range_pop(q3_cuda *cuda);
+
 /* What has failed on the device since the last call, Q3_ERR_FAIL or Q3_ERR_MEMORY with its sentence. */
 q3_status q3_device_status(q3_cuda *cuda);
 

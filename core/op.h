@@ -44,8 +44,11 @@ typedef struct q3_node {
     struct q3_node *prev; /* the node before, on the tape */
 } q3_node;
 
+/* What an op has to do at least: operations, and bytes in and out of memory. Where nothing is said of backward it is that
+ * of an element-wise op: twice the operations, and dy beside x and y. */
 typedef struct q3_cost {
-    double flops, bytes;
+    double flops, bytes;           /* of forward */
+    double back_flops, back_bytes; /* of backward, for the gradients that are wanted */
 } q3_cost;
 
 struct q3_op {
@@ -53,7 +56,7 @@ struct q3_op {
     void (*forward)(q3_ctx *ctx, q3_node *n);
     /* out->grad is set; adds to the gradient of each input that wants one */
     void (*backward)(q3_ctx *ctx, q3_node *n);
-    q3_cost (*cost)(const q3_node *n); /* of the forward pass */
+    q3_cost (*cost)(const q3_node *n);
 };
 
 enum q3_op_id {
@@ -64,5 +67,8 @@ enum q3_op_id {
 };
 
 extern const q3_op *const q3_ops[Q3_OP_COUNT];
+
+/* Of one direction of a node, in `flops` and `bytes`. */
+q3_cost q3_op_cost(const q3_node *n, bool back);
 
 #endif

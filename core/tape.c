@@ -242,17 +242,26 @@ static void check_device(q3_ctx *ctx, const q3_node *n, bool back)
                               ctx->place ? ctx->place : "the beginning", q3_shape(n->out)));
 }
 
+static int id_of(const q3_op *op)
+{
+    int id = 0;
+    while (q3_ops[id] != op)
+        id++;
+    return id;
+}
+
 static void run_node(q3_ctx *ctx, q3_node *n, bool back)
 {
-    double start = ctx->profile ? q3_seconds() : 0;
+    q3_cuda *cuda = ctx->dry ? NULL : ctx->data->cuda;
+    q3_profile *profile =
+        ctx->dry || !n->op->cost ? NULL : ctx->profile; // a checkpoint's ops count for themselves
+    const q3_moment begin = q3_profile_begin(profile);
+    q3_device_range_push(cuda, n->op->name);
     (back ? n->op->backward : n->op->forward)(ctx, n);
+    q3_device_range_pop(cuda);
+    if (profile)
+        q3_profile_end(profile, begin, id_of(n->op), back, q3_op_cost(n, back));
     check_device(ctx, n, back);
-    if (!ctx->profile)
-        return;
-    q3_device_wait(ctx->data->cuda);
-    for (int i = 0; i < Q3_OP_COUNT; i++)
-        if (q3_ops[i] == n->op)
-            ctx->profile[2 * i + back] += q3_seconds() - start;
 }
 
 q3_tensor *q3_record(q3_ctx *ctx, q3_node *n)

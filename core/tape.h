@@ -16,6 +16,7 @@
 
 #include "core/device.h"
 #include "core/op.h"
+#include "core/profile.h"
 
 typedef struct q3_free_grad q3_free_grad;
 
@@ -41,7 +42,7 @@ struct q3_ctx {
     const char *place;   /* the last parameter that an op has worked with, for messages */
     uint64_t seed;       /* of the run */
     uint64_t micro_step; /* counts micro-batches over the run: dropout differs in each */
-    double *profile;     /* optional [Q3_OP_COUNT][2]: seconds forward, backward; the device is waited for */
+    q3_profile *profile; /* where the time of ops is counted; NULL: nowhere */
 };
 
 /* `data` stays the caller's. */

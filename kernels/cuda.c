@@ -8,6 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__has_include)
+#if __has_include(<nvtx3/nvToolsExt.h>)
+#include <nvtx3/nvToolsExt.h>
+#define HAS_NVTX 1
+#endif
+#endif
+
 #include "kernels/cublaslt.h"
 #include "kernels/cuda_about.h"
 #include "kernels/gemm.h"
@@ -542,4 +549,22 @@ double q3_cuda_between(q3_cuda *cuda, void *first, void *last)
     if (last)
         cudaEventDestroy(last);
     return 1e-3 * milliseconds;
+}
+
+/* Ranges. */
+
+void q3_cuda_range_push(const char *name)
+{
+#if defined(HAS_NVTX)
+    nvtxRangePushA(name);
+#else
+    (void)name;
+#endif
+}
+
+void q3_cuda_range_pop(void)
+{
+#if defined(HAS_NVTX)
+    nvtxRangePop();
+#endif
 }

@@ -110,6 +110,11 @@ void q3_cuda_record_free(q3_cuda *cuda, void *recording);
 void *q3_cuda_mark(q3_cuda *cuda);
 double q3_cuda_between(q3_cuda *cuda, void *first, void *last); /* frees both */
 
+/* Names what the thread launches from here to the pop, as Nsight Systems shows it (NVTX); they nest. Nothing where the
+ * build had no NVTX headers, next to nothing where no profiler is attached. */
+void q3_cuda_range_push(const char *name);
+void q3_cuda_range_pop(void);
+
 #ifdef __cplusplus
 }
 #endif

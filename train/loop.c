@@ -143,12 +143,32 @@ static q3_status steps(q3_trainer *t, q3_loader *loader)
         t->state.loss_sum += r.loss;
         t->state.loss_total += r.loss;
         t->state.loss_steps++;
+        if (t->profile && t->state.step == first + 1 && t->state.step < t->total_steps)
+            q3_profile_clear(t->profile); // the first step makes plans and touches memory
         Q3_TRY(after_step(t, &r, &m));
     }
     return Q3_OK;
 }
 
-static q3_status train(q3_trainer *t)
+static q3_status open_profile(q3_trainer *t)
+{
+    t->profile = q3_calloc(1, sizeof *t->profile);
+    if (!t->profile)
+        return Q3_ERR_MEMORY;
+    t->profile->cuda = t->cuda;
+    return q3_profile_ceilings(t->profile);
+}
+
+/* Also of a run that was broken off. */
+static void close_profile(q3_trainer *t)
+{
+    if (t->profile && t->profile->steps)
+        q3_profile_print(t->profile);
+    q3_free(t->profile);
+    t->profile = NULL;
+}
+
+static q3_status train(q3_trainer *t, const q3_run_options *options)
 {
     const q3_loader_source source = { .data = t->train_data,
                                       .collator = &t->collator,
@@ -158,9 +178,14 @@ static q3_status train(q3_trainer *t)
                                       .shuffle = t->config->train.shuffle,
                                       .seed = (uint64_t)t->config->train.seed };
     q3_loader *loader;
-    Q3_TRY(q3_loader_create(&loader, &source, t->state.batch, 1, 4));
-    q3_status st = steps(t, loader);
-    q3_loader_destroy(loader);
+    if (options->profile)
+        Q3_TRY(open_profile(t));
+    q3_status st = q3_loader_create(&loader, &source, t->state.batch, 1, 4);
+    if (st == Q3_OK) {
+        st = steps(t, loader);
+        q3_loader_destroy(loader);
+    }
+    close_profile(t);
     return st;
 }
 
@@ -203,7 +228,7 @@ static q3_status run(q3_config *config, const char *dir, const char *checkpoint,
         st = q3_finish_create(&f, &t);
     if (st == Q3_OK) {
         st = q3_finish_before(&f);
-        st = st ? st : train(&t);
+        st = st ? st : train(&t, options);
         st = st ? st : q3_finish_after(&f);
         q3_finish_destroy(&f);
     }

@@ -10,14 +10,17 @@
 #include "core/json.h"
 
 typedef struct q3_run_options {
-    const char *resume; /* NULL: do not; "auto": the newest whole checkpoint, if any; else a checkpoint's directory */
-    bool overwrite;     /* remove what is in the directory */
-    bool named;         /* the directory was named on the command line */
+    const char *
+        resume; /* NULL: do not; "auto": the newest whole checkpoint, if any; else a checkpoint's directory */
+    bool overwrite; /* remove what is in the directory */
+    bool named;     /* the directory was named on the command line */
+    bool profile;   /* measure where the time of steps goes */
 } q3_run_options;
 
 /* The directory of the run (heap) and the checkpoint to continue from (heap, NULL: begin at the beginning). Nothing is
  * created or removed. Error: Q3_ERR_USAGE. */
-q3_status q3_run_dir_choose(char **dir, char **checkpoint, const char *output_dir, const q3_run_options *options);
+q3_status q3_run_dir_choose(char **dir, char **checkpoint, const char *output_dir,
+                            const q3_run_options *options);
 
 /* Makes the directory, empties it when asked, and proves that it can be written. */
 q3_status q3_run_dir_prepare(const char *dir, bool overwrite);

@@ -97,8 +97,14 @@ static q3_status micro_batch(double *loss_sum, int64_t *supervised, q3_trainer *
     double scale = micro_mean ? 1.0 / ((double)n * (double)window) : 1.0;
     q3_step_begin(&t->ctx, true);
     t->ctx.micro_step = (uint64_t)t->state.batch;
+    t->ctx.profile = t->profile;
+    q3_device_range_push(t->cuda, "forward");
     q3_tensor *loss = q3_qwen3vl_loss(&t->ctx, &t->model, &t->forward, b, (float)scale);
+    q3_device_range_pop(t->cuda);
+    q3_device_range_push(t->cuda, "backward");
     q3_backward(&t->ctx, loss, 1.0f);
+    q3_device_range_pop(t->cuda);
+    t->ctx.profile = NULL; // evaluations have the same context
     Q3_TRY(q3_ctx_status(&t->ctx));
     double value = (double)q3_value(&t->ctx, loss);
     if (!isfinite(value))
@@ -108,19 +114,9 @@ static q3_status micro_batch(double *loss_sum, int64_t *supervised, q3_trainer *
     return Q3_OK;
 }
 
-q3_status q3_train_step(q3_step_result *out, q3_trainer *t, q3_loader *loader)
+/* The sum of the window becomes the gradient, and the parameters move. */
+static q3_status update(q3_step_result *out, q3_trainer *t, int64_t supervised)
 {
-    int64_t window = q3_window_size(t, t->state.batch), supervised = 0;
-    *out = (q3_step_result){ .learning_rate = q3_schedule_lr(&t->schedule, t->state.step) };
-    Q3_TRY(q3_grad_tree_begin(&t->tree, &t->values, &t->trainable));
-    for (int64_t i = 0; i < window; i++) {
-        const q3_loaded *l;
-        Q3_TRY(q3_loader_next(&l, loader));
-        Q3_TRY(micro_batch(&out->loss, &supervised, t, l, window));
-        Q3_TRY(q3_grad_tree_push(&t->tree, &t->values, &t->trainable));
-        out->tokens += l->batch.n_tokens;
-        t->state.batch++;
-    }
     t->params.grads = q3_grad_tree_sum(&t->tree, t->cuda);
     if (t->config->train.loss_normalization == Q3_CONFIG_LOSS_TOKEN_MEAN && supervised) {
         out->loss /= (double)supervised;
@@ -131,7 +127,40 @@ q3_status q3_train_step(q3_step_result *out, q3_trainer *t, q3_loader *loader)
     }
     Q3_TRY(q3_clip_gradients(&out->grad_norm, &t->clip, t->config->train.max_grad_norm));
     q3_optimizer_step(t->optimizer, t->params.grads, out->learning_rate);
-    Q3_TRY(q3_device_status(t->cuda));
+    return Q3_OK;
+}
+
+static q3_status step(q3_step_result *out, q3_trainer *t, q3_loader *loader)
+{
+    int64_t window = q3_window_size(t, t->state.batch), supervised = 0;
+    *out = (q3_step_result){ .learning_rate = q3_schedule_lr(&t->schedule, t->state.step) };
+    Q3_TRY(q3_grad_tree_begin(&t->tree, &t->values, &t->trainable));
+    for (int64_t i = 0; i < window; i++) {
+        const q3_loaded *l;
+        Q3_TRY(q3_loader_next(&l, loader));
+        Q3_TRY(micro_batch(&out->loss, &supervised, t, l, window));
+        const q3_moment sum = q3_profile_begin(t->profile);
+        Q3_TRY(q3_grad_tree_push(&t->tree, &t->values, &t->trainable));
+        q3_profile_end(t->profile, sum, Q3_PROFILE_UPDATE, false, (q3_cost){ 0 });
+        out->tokens += l->batch.n_tokens;
+        t->state.batch++;
+    }
+    const q3_moment begin = q3_profile_begin(t->profile);
+    q3_device_range_push(t->cuda, "optimizer");
+    q3_status st = update(out, t, supervised);
+    q3_device_range_pop(t->cuda);
+    q3_profile_end(t->profile, begin, Q3_PROFILE_UPDATE, false, (q3_cost){ 0 });
+    return st ? st : q3_device_status(t->cuda);
+}
+
+q3_status q3_train_step(q3_step_result *out, q3_trainer *t, q3_loader *loader)
+{
+    q3_profile_step_begin(t->profile);
+    q3_device_range_push(t->cuda, "step");
+    q3_status st = step(out, t, loader);
+    q3_device_range_pop(t->cuda);
+    q3_profile_step_end(t->profile);
+    Q3_TRY(st);
     t->state.step++;
     int64_t whole = (t->state.batch - 1) / t->per_epoch; // summed as transformers does, to the last bit
     t->state.epoch = (double)whole + (double)(t->state.batch - whole * t->per_epoch) / (double)t->per_epoch;

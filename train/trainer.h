@@ -47,6 +47,7 @@ typedef struct q3_trainer {
     q3_optimizer *optimizer;
     q3_schedule schedule;
     q3_grad_tree tree;
+    q3_profile *profile; /* borrowed; where the time of steps is counted; NULL: nowhere */
     int64_t per_epoch;   /* L: micro-batches of an epoch */
     int64_t updates;     /* U: optimizer steps of an epoch */
     int64_t total_steps; /* T */

@@ -25,7 +25,10 @@ static void backward(q3_ctx *ctx, q3_node *n)
 static q3_cost cost(const q3_node *n)
 {
     double size = (double)q3_numel(n->out);
-    return (q3_cost){ .flops = size, .bytes = 12 * size };
+    return (q3_cost){ .flops = size,
+                      .bytes = 3 * (double)q3_nbytes(n->out),
+                      .back_flops = size,
+                      .back_bytes = 2 * (double)q3_nbytes(n->out) };
 }
 
 const q3_op q3_op_add = { "add", forward, backward, cost };

@@ -19,8 +19,8 @@ static void backward(q3_ctx *ctx, q3_node *n)
 
 static q3_cost cost(const q3_node *n)
 {
-    double x = (double)q3_numel(n->out), s = (double)q3_numel(n->in[1]);
-    return (q3_cost){ .flops = s, .bytes = 8 * x + 12 * s };
+    double x = (double)q3_nbytes(n->out), s = (double)q3_nbytes(n->in[1]);
+    return (q3_cost){ .flops = (double)q3_numel(n->in[1]), .bytes = 2 * x + 3 * s };
 }
 
 const q3_op q3_op_add_rows = { "add_rows", forward, backward, cost };

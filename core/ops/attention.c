@@ -103,8 +103,10 @@ static q3_cost cost(const q3_node *n)
         pairs += (double)s.q_len * seen;
     }
     double D = (double)q3_dim(n->in[0], -1) / n->attr.heads;
-    double elements = 2 * (double)q3_numel(n->in[0]) + 2 * (double)q3_numel(n->in[1]);
-    return (q3_cost){ .flops = 4 * D * n->attr.heads * pairs, .bytes = 4 * elements };
+    double flops = 4 * D * n->attr.heads * pairs;
+    double bytes = 2 * (double)q3_nbytes(n->in[0]) + 2 * (double)q3_nbytes(n->in[1]);
+    // backward forms five products where forward has two, and moves dq, dk, dv, o and do beside q, k, v
+    return (q3_cost){ .flops = flops, .bytes = bytes, .back_flops = 2.5 * flops, .back_bytes = 2 * bytes };
 }
 
 const q3_op q3_op_attention = { "attention", forward, backward, cost };

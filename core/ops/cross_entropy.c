@@ -140,7 +140,12 @@ static q3_cost cost(const q3_node *n)
 {
     double logits = (double)n->attr.n * (double)n->in[1]->shape[0];
     double flops = logits * (2.0 * (double)n->in[1]->shape[1] * (n->saved[0] ? 2 : 1) + 8);
-    return (q3_cost){ .flops = flops, .bytes = 8 * logits + (double)q3_nbytes(n->in[1]) };
+    double bytes = 2 * (double)q3_dtype_bytes(n->in[0]->dtype, (int64_t)logits) + (double)q3_nbytes(n->in[1]);
+    double dw = n->in[1]->root->needs_grad ? 2 : 0; // two products more; dx was made by forward
+    return (q3_cost){ .flops = flops,
+                      .bytes = bytes,
+                      .back_flops = (double)q3_numel(n->in[0]) + dw * 2 * logits * (double)n->in[1]->shape[1],
+                      .back_bytes = 2 * (double)q3_nbytes(n->in[0]) + dw * bytes };
 }
 
 const q3_op q3_op_cross_entropy = { "cross_entropy", forward, backward, cost };

@@ -46,9 +46,8 @@ static void backward(q3_ctx *ctx, q3_node *n)
 
 static q3_cost cost(const q3_node *n)
 {
-    double size = (double)q3_numel(n->out), rows = (double)n->attr.n;
-    return (q3_cost){ .bytes =
-                          4 * size + rows * (double)q3_dtype_bytes(n->in[0]->dtype, n->in[0]->shape[1]) };
+    double size = (double)q3_nbytes(n->out), rows = (double)n->attr.n;
+    return (q3_cost){ .bytes = size + rows * (double)q3_dtype_bytes(n->in[0]->dtype, n->in[0]->shape[1]) };
 }
 
 const q3_op q3_op_embedding = { "embedding", forward, backward, cost };

@@ -51,7 +51,7 @@ static void backward(q3_ctx *ctx, q3_node *n)
 
 static q3_cost cost(const q3_node *n)
 {
-    return (q3_cost){ .bytes = 8 * (double)q3_numel(n->out) };
+    return (q3_cost){ .bytes = 2 * (double)q3_nbytes(n->out) };
 }
 
 const q3_op q3_op_get_columns = { "get_columns", forward, backward, cost };

@@ -49,8 +49,8 @@ static q3_cost cost(const q3_node *n)
 {
     double size = (double)q3_numel(n->out), taps = 4 * (double)n->attr.n;
     return (q3_cost){ .flops = 8 * size,
-                      .bytes =
-                          4 * size + taps * (double)q3_dtype_bytes(n->in[0]->dtype, n->in[0]->shape[1]) };
+                      .bytes = (double)q3_nbytes(n->out) +
+                               taps * (double)q3_dtype_bytes(n->in[0]->dtype, n->in[0]->shape[1]) };
 }
 
 const q3_op q3_op_interpolate = { "interpolate", forward, backward, cost };

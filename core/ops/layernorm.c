@@ -59,7 +59,7 @@ static void backward(q3_ctx *ctx, q3_node *n)
 static q3_cost cost(const q3_node *n)
 {
     double size = (double)q3_numel(n->out);
-    return (q3_cost){ .flops = 7 * size, .bytes = 8 * size };
+    return (q3_cost){ .flops = 7 * size, .bytes = 2 * (double)q3_nbytes(n->out) };
 }
 
 const q3_op q3_op_layernorm = { "layernorm", forward, backward, cost };

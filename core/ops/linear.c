@@ -66,8 +66,12 @@ static void backward(q3_ctx *ctx, q3_node *n)
 static q3_cost cost(const q3_node *n)
 {
     double products = (double)q3_rows(n->in[0]) * (double)q3_numel(n->in[1]);
-    double bytes = 4.0 * (double)(q3_numel(n->in[0]) + q3_numel(n->out)) + (double)q3_nbytes(n->in[1]);
-    return (q3_cost){ .flops = 2 * products, .bytes = bytes };
+    double bytes = (double)q3_nbytes(n->in[0]) + (double)q3_nbytes(n->out) + (double)q3_nbytes(n->in[1]);
+    double wanted = n->in[0]->root->needs_grad + n->in[1]->root->needs_grad; // a product for each
+    return (q3_cost){ .flops = 2 * products,
+                      .bytes = bytes,
+                      .back_flops = 2 * products * wanted,
+                      .back_bytes = bytes * wanted };
 }
 
 const q3_op q3_op_linear = { "linear", forward, backward, cost };

@@ -193,9 +193,14 @@ static void backward(q3_ctx *ctx, q3_node *n)
 static q3_cost cost(const q3_node *n)
 {
     const sizes s = sizes_of(n);
-    double products = (double)s.T * ((double)s.N * (double)s.C + (double)s.r * (double)(s.N + s.C));
-    double bytes = 4.0 * (double)(q3_numel(n->in[X]) + q3_numel(n->out)) + (double)q3_nbytes(n->in[W]);
-    return (q3_cost){ .flops = 2 * products, .bytes = bytes };
+    double T = (double)s.T, N = (double)s.N, C = (double)s.C, r = (double)s.r;
+    double x = (double)q3_nbytes(n->in[X]), y = (double)q3_nbytes(n->out), w = (double)q3_nbytes(n->in[W]);
+    double dx = n->in[X]->root->needs_grad, dw = n->in[W]->root->needs_grad;
+    return (q3_cost){ .flops = 2 * T * (N * C + r * (N + C)),
+                      .bytes = x + y + w,
+                      // dy W and dy' x; dy B, dy' z; dz' x, dz A
+                      .back_flops = 2 * T * ((dx + dw) * N * C + r * (2 * N + (1 + dx) * C)),
+                      .back_bytes = (dx + dw) * (x + y + w) + 2 * y + (1 + 2 * dx) * x };
 }
 
 const q3_op q3_op_lora_linear = { "lora_linear", forward, backward, cost };

@@ -33,7 +33,7 @@ static void backward(q3_ctx *ctx, q3_node *n)
 
 static q3_cost cost(const q3_node *n)
 {
-    return (q3_cost){ .bytes = 8 * ((double)q3_numel(n->out) + (double)q3_numel(n->in[1])) };
+    return (q3_cost){ .bytes = 2 * ((double)q3_nbytes(n->out) + (double)q3_nbytes(n->in[1])) };
 }
 
 const q3_op q3_op_put_rows = { "put_rows", forward, backward, cost };

@@ -43,7 +43,7 @@ static void backward(q3_ctx *ctx, q3_node *n)
 static q3_cost cost(const q3_node *n)
 {
     double size = (double)q3_numel(n->out);
-    return (q3_cost){ .flops = 3 * size, .bytes = 8 * size + 4 * size / n->attr.heads };
+    return (q3_cost){ .flops = 3 * size, .bytes = 2 * (double)q3_nbytes(n->out) + 4 * size / n->attr.heads };
 }
 
 const q3_op q3_op_rope = { "rope", forward, backward, cost };

@@ -31,7 +31,7 @@ static void backward(q3_ctx *ctx, q3_node *n)
 static q3_cost cost(const q3_node *n)
 {
     double size = (double)q3_numel(n->out);
-    return (q3_cost){ .flops = 20 * size, .bytes = 12 * size };
+    return (q3_cost){ .flops = 20 * size, .bytes = 3 * (double)q3_nbytes(n->out) };
 }
 
 const q3_op q3_op_swiglu = { "swiglu", forward, backward, cost };

@@ -68,7 +68,7 @@ typedef struct bench {
     q3_optimizer *optimizer;
     probe most;                     /* rates of the device */
     q3_cost costs[Q3_OP_COUNT];     /* of one forward pass */
-    double profile[Q3_OP_COUNT][2]; /* seconds of the profiled step */
+    q3_profile profile;             /* of the profiled step */
     double issued;                  /* seconds until the host had handed over the last micro-step */
     uint64_t bits;
 } bench;
@@ -294,71 +294,25 @@ static q3_status steps(bench *b)
         printf(", %.1f %% MFU (of %.0f TFLOP/s)", 100 * flops / t / PEAK_FLOPS, 1e-12 * PEAK_FLOPS);
     printf("\n");
     printf("bits       %016llx\n", (unsigned long long)b->bits);
-    b->ctx.profile = &b->profile[0][0];
-    q3_status st = one_step(b, &first, n + 1, " (each op waited for)");
+    b->profile.cuda = b->cuda;
+    b->profile.copy_rate = b->most.copy;
+    b->profile.product_rate = b->most.gemm;
+    b->ctx.profile = &b->profile;
+    q3_profile_step_begin(&b->profile);
+    q3_status st = one_step(b, &first, n + 1, " (with marks)");
+    q3_profile_step_end(&b->profile);
     b->ctx.profile = NULL;
     double busy = 0;
-    for (int i = 0; i < Q3_OP_COUNT; i++)
-        busy += b->profile[i][0] + b->profile[i][1];
-    printf("busy       %.1f ms in ops one at a time, %.1f ms wall in the steps before\n", 1e3 * busy,
-           1e3 * t);
+    for (int i = 0; i < Q3_PROFILE_ROWS; i++)
+        busy += b->profile.rows[i][0].seconds + b->profile.rows[i][1].seconds;
+    printf("busy       %.1f ms in ops, %.1f ms wall in the steps before\n", 1e3 * busy, 1e3 * t);
     return st;
-}
-
-/* Backward over forward: flops and bytes. A frozen linear makes dx alone, attention 2.5 products for each of forward's;
- * cross-entropy does its products in forward. Elementwise: arrays read and written, e.g. swiglu 5 for 3. */
-static q3_cost backward_cost(enum q3_op_id id, q3_cost c)
-{
-    switch (id) {
-    case Q3_OP_ATTENTION:
-        return (q3_cost){ 2.5 * c.flops, 2 * c.bytes };
-    case Q3_OP_SWIGLU:
-        return (q3_cost){ 1.5 * c.flops, 5.0 / 3 * c.bytes };
-    case Q3_OP_RMSNORM:
-        return (q3_cost){ 2 * c.flops, 1.5 * c.bytes };
-    case Q3_OP_CROSS_ENTROPY:
-        return (q3_cost){ 0, 0 };
-    default:
-        return c;
-    }
-}
-
-/* Time, rates, and the share of whichever ceiling is nearer. */
-static void print_rates(const bench *b, double seconds, q3_cost c)
-{
-    double gemm = b->most.gemm > 0 ? c.flops / seconds / b->most.gemm : 0;
-    double copy = b->most.copy > 0 ? c.bytes / seconds / b->most.copy : 0;
-    if (seconds <= 0)
-        printf(" %9s %9s %9s %7s", "", "", "", "");
-    else
-        printf(" %9.2f %9.1f %9.1f %6.1f%%", 1e3 * seconds, 1e-12 * c.flops / seconds,
-               1e-9 * c.bytes / seconds, 100 * (gemm > copy ? gemm : copy));
 }
 
 static void report(const bench *b, size_t planned)
 {
-    double again = b->o.checkpointing == Q3_CHECKPOINT_FULL   ? 2
-                   : b->o.checkpointing == Q3_CHECKPOINT_HALF ? 1.5
-                                                              : 1;
-    double width = b->ctx.dtype == Q3_BF16 ? 0.5 : 1; // costs count 4 bytes an element
-    printf("\n%-14s %10s %9s | %9s %9s %9s %7s | %9s %9s %9s %7s\n", "op", "GFLOP", "GB", "forward",
-           "TFLOP/s", "GB/s", "of most", "backward", "TFLOP/s", "GB/s", "of most");
-    for (int i = 0; i < Q3_OP_COUNT; i++) {
-        const double *t = b->profile[i];
-        if (t[0] + t[1] <= 0)
-            continue;
-        double times = i == Q3_OP_CROSS_ENTROPY ? 1 : again;
-        q3_cost c = { times * b->costs[i].flops, times * width * b->costs[i].bytes };
-        q3_cost back =
-            backward_cost((enum q3_op_id)i, (q3_cost){ b->costs[i].flops, width * b->costs[i].bytes });
-        printf("%-14s %10.1f %9.2f |", q3_ops[i]->name, 1e-9 * c.flops, 1e-9 * c.bytes);
-        print_rates(b, t[0], c);
-        printf(" |");
-        print_rates(b, t[1], back);
-        printf("\n");
-    }
-    printf("(ms; costs are those of the ops that lie above something trained; of most: of the measured copy "
-           "or product rate)\n");
+    fflush(stdout);
+    q3_profile_print(&b->profile);
     printf("\nmemory     step %s (planned %s), parameters %s, peak of the process %s\n",
            q3_bytes(b->step.peak), q3_bytes(planned), q3_bytes(b->values.peak), q3_bytes(q3_memory_peak()));
 }
