@@ -21,7 +21,7 @@ typedef struct q3_attr {
     float scale;          /* attention: 1/sqrt(D); lora_linear: alpha/r; cross_entropy: of the sum */
     float dropout;        /* lora_linear, dropout: probability of a zero */
     uint64_t key[2];      /* lora_linear, dropout: Philox key and stream (see q3_dropout) */
-    int heads, kv_heads;  /* rope: heads of x; attention */
+    int heads, kv_heads;  /* rope, norm_rope: heads of x; attention */
     bool causal;          /* attention */
     int kind;             /* gelu: 0 exact (erf), 1 tanh */
     int64_t begin;        /* get_columns: first column */
@@ -30,7 +30,7 @@ typedef struct q3_attr {
     const int32_t *index; /* embedding ids, rows, taps, targets */
     const q3_segment *segments; /* attention */
     const void *device_index;   /* device: a copy of index or segments */
-    const float *weights;       /* device: interpolate [P, 4]; rope cos and sin [T, D] (D/2 cosines, then D/2 sines) */
+    const float *weights;       /* device: interpolate [P, 4]; rope, norm_rope: cos and sin [T, D] (D/2 cosines, then D/2 sines) */
 } q3_attr;
 
 enum { Q3_MAX_INPUTS = 5, Q3_MAX_SAVED = 2 };

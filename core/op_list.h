@@ -16,6 +16,7 @@ Q3_OP(INTERPOLATE, interpolate)     /* y_p = sum_k w_pk E[i_pk], four taps */
 Q3_OP(RMSNORM, rmsnorm)             /* y = x / rms(x) * w */
 Q3_OP(LAYERNORM, layernorm)         /* y = (x - mean) / std * w + b */
 Q3_OP(ROPE, rope)                   /* rotate pairs (i, i + D/2) by an angle per token */
+Q3_OP(NORM_ROPE, norm_rope)         /* rope of rmsnorm of each head */
 Q3_OP(ATTENTION, attention)         /* softmax(s q k') v within segments */
 Q3_OP(SWIGLU, swiglu)               /* y = silu(a) u */
 Q3_OP(GELU, gelu)                   /* y = x Phi(x), exact or tanh form */

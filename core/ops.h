@@ -72,6 +72,9 @@ q3_tensor *q3_layernorm(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b, f
  * x [T, heads D] -> the same */
 q3_tensor *q3_rope(q3_ctx *ctx, q3_tensor *x, const float *cos_sin, int heads);
 
+/* y = rope(x / rms(x) * w) of each head           x [T, heads D], w [D] f32, cos_sin as in q3_rope -> the same */
+q3_tensor *q3_norm_rope(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, float eps, const float *cos_sin, int heads);
+
 /* o = softmax(scale q k') v within segments       q [T, heads D], k, v [S, kv_heads D] -> [T, heads D] */
 q3_tensor *q3_attention(q3_ctx *ctx, q3_tensor *q, q3_tensor *k, q3_tensor *v, q3_attention_attr attr);
 

@@ -23,13 +23,6 @@ q3_tensor *q3_project(q3_ctx *ctx, const q3_forward *f, const q3_proj *p, q3_ten
     return q3_lora_linear(ctx, x, p->w, p->b, p->lora_a, p->lora_b, attr);
 }
 
-/* Norm of each head, then rotation. */
-static q3_tensor *norm_rope(q3_ctx *ctx, const decoder *d, q3_tensor *x, const q3_norm *norm, int heads)
-{
-    x = q3_rmsnorm(ctx, x, norm->w, d->m->config.text.rms_eps);
-    return q3_rope(ctx, x, d->cos_sin, heads);
-}
-
 /* Keys or values go to their rows of the layer's slab, and the slab is what is attended to. */
 static q3_tensor *through_cache(q3_ctx *ctx, const q3_kv *kv, q3_tensor *slab, q3_tensor *x)
 {
@@ -43,8 +36,11 @@ static q3_tensor *attention(q3_ctx *ctx, const decoder *d, q3_tensor *x)
 {
     const q3_text_layer *l = d->layer;
     const q3_kv *kv = d->f->kv;
-    q3_tensor *q = norm_rope(ctx, d, q3_project(ctx, d->f, &l->q, x), &l->q_norm, d->attention.heads);
-    q3_tensor *k = norm_rope(ctx, d, q3_project(ctx, d->f, &l->k, x), &l->k_norm, d->attention.kv_heads);
+    const float eps = d->m->config.text.rms_eps;
+    q3_tensor *q = q3_project(ctx, d->f, &l->q, x);
+    q = q3_norm_rope(ctx, q, l->q_norm.w, eps, d->cos_sin, d->attention.heads);
+    q3_tensor *k = q3_project(ctx, d->f, &l->k, x);
+    k = q3_norm_rope(ctx, k, l->k_norm.w, eps, d->cos_sin, d->attention.kv_heads);
     q3_tensor *v = q3_project(ctx, d->f, &l->v, x);
     if (kv) {
         k = through_cache(ctx, kv, kv->k[d->index], k);

@@ -1,5 +1,5 @@
 /* Runs every case of the op list on a CUDA device, in float32 and bfloat16, against the CPU's reference on the same
- * inputs. In bfloat16 activations are rounded before either sees them. Fresh values and gradients are NaN. */
+ * inputs, and against `plain` on the device where a case has one. In bfloat16 activations are rounded before either sees them. Fresh values and gradients are NaN. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -115,7 +115,7 @@ static float *read_as(side *s, const q3_tensor *like, void *data)
 }
 
 /* Runs the op; *dy is drawn at the first run. */
-static result run(side *s, q3_case *c, const q3_op_case *test, float **dy, bool rounded)
+static result run(side *s, q3_case *c, q3_tensor *(*apply)(const q3_case *, q3_ctx *), float **dy, bool rounded)
 {
     result r = { 0 };
     q3_tensor in[Q3_CASE_INPUTS];
@@ -134,7 +134,7 @@ static result run(side *s, q3_case *c, const q3_op_case *test, float **dy, bool 
             q3_device_fill(s->cuda, in[i].grad, 0xff, q3_nbytes(&in[i]));
         }
     }
-    q3_tensor *y = test->apply(&here, &s->ctx);
+    q3_tensor *y = apply(&here, &s->ctx);
     if (q3_ctx_status(&s->ctx) != Q3_OK)
         fail_msg("%s", q3_error());
     r.n = q3_numel(y);
@@ -199,11 +199,16 @@ static void run_variant(const q3_op_case *test, int variant, q3_dtype dtype)
             round_values(q3_f32(c.in[i]), q3_numel(c.in[i]));
     side_open(&cpu, NULL, Q3_F32);
     side_open(&cuda, device, dtype);
-    result want = run(&cpu, &c, test, &dy, half);
-    result got = run(&cuda, &c, test, &dy, half), again = run(&cuda, &c, test, &dy, half);
+    result want = run(&cpu, &c, test->apply, &dy, half);
+    result got = run(&cuda, &c, test->apply, &dy, half), again = run(&cuda, &c, test->apply, &dy, half);
     double bound = test->tolerance > 0 ? test->tolerance : 1e-5;
     compare(half ? "bfloat16" : "float32", &c, half ? 1e-2 : bound, &got, &want);
     compare("again", &c, 0, &again, &got);
+    if (test->plain) {
+        result plain = run(&cuda, &c, test->plain, &dy, half);
+        compare(half ? "plain ops, bfloat16" : "plain ops", &c, half ? 1e-2 : bound, &plain, &got);
+        result_free(&plain);
+    }
     result_free(&want);
     result_free(&got);
     result_free(&again);
