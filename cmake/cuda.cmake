@@ -2,6 +2,8 @@
 # the host's C++ compiler and run on the CPU by tests/cuda_emu, which needs no toolkit.
 if(Q3_CUDA_KIND STREQUAL "nvcc")
   if(Q3_CUDA_ARCHITECTURES STREQUAL "all") # Blackwell since 12.8; the last one also as PTX, for what is yet to come
+    include(CheckLanguage)
+    check_language(CUDA) # names the compiler, which enable_language does too late
     execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-arch OUTPUT_VARIABLE known)
     set(architectures 80-real 86-real 89-real 90-real)
     foreach(later 100 120)
