@@ -1,7 +1,11 @@
 # The CUDA backend, in one of two ways (Q3_CUDA_KIND): nvcc, for real devices, or emulate: the same .cu files compiled by
 # the host's C++ compiler and run on the CPU by tests/cuda_emu, which needs no toolkit.
 if(Q3_CUDA_KIND STREQUAL "nvcc")
+  include(CheckLanguage)
+  check_language(CUDA) # finds the compiler, which is asked before the language is enabled
   if(Q3_CUDA_ARCHITECTURES STREQUAL "all") # Blackwell since 12.8; the last one also as PTX, for what is yet to come
+    include(CheckLanguage)
+    check_language(CUDA) # names the compiler, which enable_language does too late
     execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-arch OUTPUT_VARIABLE known)
     set(architectures 80-real 86-real 89-real 90-real)
     foreach(later 100 120)

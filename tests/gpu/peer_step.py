@@ -11,6 +11,7 @@ import gc
 import statistics
 import sys
 import time
+import warnings
 
 SHAPES = {
     "8b": dict(hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32, tie_word_embeddings=False),
@@ -127,6 +128,7 @@ def one(torch, transformers, peft, bnb, o, checkpointing):
 
 def main():
     o = options()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # names that later versions will have
     if o.tokens % o.row:
         sys.exit("--tokens must be a multiple of --row")
     torch, transformers, peft, bnb = libraries()
