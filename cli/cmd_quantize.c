@@ -152,6 +152,9 @@ static q3_status quantize(const q3_options *o, q3_arena *mem)
     if (!is_empty_or_absent(to))
         return q3_fail(Q3_ERR_USAGE, "--out %s exists and is not an empty directory; name a new one", to);
     Q3_TRY(check_model(from, &load));
+    if (strncmp(q3_options_get(o, "device"), "cuda", 4) == 0)
+        return q3_fail(Q3_ERR_USAGE, "--device is \"%.60s\"; quantize works on the CPU alone: use auto or cpu",
+                       q3_options_get(o, "device"));
     Q3_TRY(q3_options_start(o));
     Q3_TRY(write_dir(to, tmp, from, &load));
     printf("%s\n", to);

@@ -6,6 +6,7 @@
 #include <zlib.h>
 
 #include "cli/options.h"
+#include "core/device.h"
 #include "kernels/cpu.h"
 
 #if defined(__clang__)
@@ -31,7 +32,7 @@ static q3_status run(const q3_options *o)
     q3_text out = { 0 };
     q3_text_printf(&out, "qwen3-sft %s\n", Q3_VERSION);
     q3_text_printf(&out, "compiler:   %s, C11\n", COMPILER);
-    q3_text_printf(&out, "backends:   cpu\ncpu levels:");
+    q3_text_printf(&out, "backends:   cpu%s\ncpu levels:", q3_device_built() ? ", cuda" : "");
     for (int level = Q3_CPU_PORTABLE; level < Q3_CPU_LEVELS; level++)
         if (q3_cpu_has_level((q3_cpu_isa)level))
             q3_text_printf(&out, " %s%s", q3_cpu_level_name((q3_cpu_isa)level),

@@ -29,7 +29,7 @@ void q3_program_help(void)
 {
     printf("usage: qwen3-sft COMMAND [options] [key.sub=value ...]\n"
            "       qwen3-sft --config FILE          (the same as: qwen3-sft train --config FILE)\n\n"
-           "Fine-tunes Qwen3-VL with QLoRA on the CPU: one program, no Python.\n\n"
+           "Fine-tunes Qwen3-VL with QLoRA, on CUDA devices and on the CPU: one program, no Python.\n\n"
            "commands:\n");
     for (int i = 0; i < q3_n_commands; i++)
         printf("  %-10s %s\n", q3_commands[i]->name, q3_commands[i]->summary);

@@ -139,10 +139,13 @@ static void option_over_override_over_file_over_default(void **state)
     assert_int_equal(c.train.save_total_limit, 2);
     q3_config_free(&c);
     q3_options_free(&o);
-    assert_int_equal(q3_options_parse(&o, &command, ARGS("--device", "cuda")), Q3_OK);
+    assert_int_equal(q3_options_parse(&o, &command, ARGS("--device", "cuda:x")), Q3_OK);
     assert_int_equal(q3_options_config(&c, &o), Q3_ERR_USAGE);
     assert_int_equal(q3_options_start(&o), Q3_ERR_USAGE);
-    assert_string_equal(q3_error(), "--device is \"cuda\"; this build has no CUDA: use auto or cpu");
+    assert_string_equal(q3_error(), "--device is \"cuda:x\"; it must be auto, cpu, cuda or cuda:N");
+    q3_options_free(&o);
+    assert_int_equal(q3_options_parse(&o, &command, ARGS("--device", "cuda")), Q3_OK);
+    assert_int_equal(q3_options_start(&o), q3_device_built() ? Q3_OK : Q3_ERR_USAGE);
     q3_options_free(&o);
 }
 

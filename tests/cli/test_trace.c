@@ -117,7 +117,7 @@ static void mistakes_are_usage_errors(void **state)
     q3_ask_refused(Q3_PROGRAM, "trace --model " MODEL " --out x", 2,
                    "trace needs --batch FILE (see qwen3-sft trace --help)");
     q3_ask_refused(Q3_PROGRAM, command("--dtype bfloat16"), 2,
-                   "--dtype is \"bfloat16\"; a trace is computed in float32 only");
+                   "--dtype is bfloat16, and the CPU computes in float32");
     q3_ask_refused(Q3_PROGRAM, command("--backward qlora"), 2,
                    "--backward is \"qlora\"; it must be lora or full");
     q3_ask_refused(Q3_PROGRAM, command("--loss mean"), 2,

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "core/file.h"
+#include "core/device.h"
 #include "train/config.h"
 
 #define OVERRIDES(...)                                                                                       \
@@ -308,8 +309,12 @@ static void rules_between_keys_name_the_keys(void **state)
     assert_unsound(OVERRIDES("train.tune=full", "quantization.load_in_4bit=false", "lora.init_adapter=a"),
                    "\"lora.init_adapter\"");
     assert_sound(OVERRIDES("train.tune=full", "quantization.load_in_4bit=false"));
-    assert_unsound(OVERRIDES("model.device=cuda"), "no CUDA");
-    assert_unsound(OVERRIDES("model.dtype=bfloat16"), "\"model.dtype\"");
+    if (q3_device_built())
+        assert_sound(OVERRIDES("model.device=cuda:1"));
+    else
+        assert_unsound(OVERRIDES("model.device=cuda:1"), "no CUDA");
+    assert_unsound(OVERRIDES("model.device=cudo"), "\"model.device\" is \"cudo\"");
+    assert_unsound(OVERRIDES("model.device=cpu", "model.dtype=bfloat16"), "\"model.dtype\"");
     assert_unsound(OVERRIDES("quantization.bnb_4bit_compute_dtype=bfloat16"), "bnb_4bit_compute_dtype");
     assert_unsound(OVERRIDES("train.eval_strategy=epoch"), "\"train.save_strategy\" is \"steps\"");
     assert_unsound(OVERRIDES("train.save_strategy=no"), "\"train.eval_strategy\" is \"steps\"");
