@@ -55,7 +55,10 @@ static q3_status open_cuda(q3_cuda **out, int ordinal)
         return q3_fail(Q3_ERR_USAGE, "cuda:%d: there %s %d CUDA device%s here, from cuda:0 on", ordinal,
                        n == 1 ? "is" : "are", n, n == 1 ? "" : "s");
     *out = q3_cuda_open(ordinal, why);
-    return *out ? Q3_OK : q3_fail(Q3_ERR_USAGE, "cuda:%d: %s", ordinal, why);
+    if (*out)
+        return Q3_OK;
+    bool named = strncmp(why, "cuda:", 5) == 0;
+    return named ? q3_fail(Q3_ERR_USAGE, "%s", why) : q3_fail(Q3_ERR_USAGE, "cuda:%d: %s", ordinal, why);
 }
 
 q3_status q3_device_open(q3_cuda **out, const char *name)
@@ -102,9 +105,10 @@ void q3_device_set_attention(q3_cuda *cuda, q3_attention_kind kind, q3_dtype act
         return;
     cuda->attention = kind;
     bool wanted = activations == Q3_BF16 && (kind == Q3_ATTENTION_AUTO || kind == Q3_ATTENTION_CUDNN);
-    if (!wanted || cuda->cudnn || EMULATED)
+    if (!wanted || cuda->cudnn)
         return;
-    cuda->cudnn = q3_cudnn_create(cuda, why);
+    snprintf(why, sizeof why, "the emulated device has none");
+    cuda->cudnn = EMULATED ? NULL : q3_cudnn_create(cuda, why);
     if (!cuda->cudnn && kind == Q3_ATTENTION_CUDNN)
         q3_info("attention   the program's own kernels; no cuDNN: %s", why);
     else if (!cuda->cudnn)
