@@ -33,7 +33,7 @@ typedef struct q3_attr {
     const float *weights;       /* device: interpolate [P, 4]; rope, norm_rope: cos and sin [T, D] (D/2 cosines, then D/2 sines) */
 } q3_attr;
 
-enum { Q3_MAX_INPUTS = 5, Q3_MAX_SAVED = 2 };
+enum { Q3_MAX_INPUTS = 6, Q3_MAX_SAVED = 2 };
 
 typedef struct q3_node {
     const q3_op *op;

@@ -4,8 +4,8 @@
  * and tests/core/ops/case_<stem>.c (inputs and tolerances). A line here lacking one of them does not link.
  */
 Q3_OP(ADD, add)                     /* y = a + b */
-Q3_OP(LINEAR, linear)               /* y = x W' + b */
-Q3_OP(LORA_LINEAR, lora_linear)     /* y = x W' + b + s drop(x) A' B' */
+Q3_OP(LINEAR, linear)               /* y = (a +) x W' + b */
+Q3_OP(LORA_LINEAR, lora_linear)     /* y = (a +) x W' + b + s drop(x) A' B' */
 Q3_OP(DROPOUT, dropout)             /* y = x m / (1 - p) */
 Q3_OP(EMBEDDING, embedding)         /* y_t = E[id_t] */
 Q3_OP(GET_ROWS, get_rows)           /* y_i = x[row_i] */

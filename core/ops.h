@@ -10,9 +10,10 @@
 #include "core/tape.h"
 
 typedef struct q3_lora_attr {
-    float scale;     /* alpha / r, or alpha / sqrt(r) with rsLoRA */
-    float dropout;   /* on x, in front of A only; 0 outside training */
-    uint32_t stream; /* tells this layer's dropout from any other's */
+    float scale;         /* alpha / r, or alpha / sqrt(r) with rsLoRA */
+    float dropout;       /* on x, in front of A only; 0 outside training */
+    uint32_t stream;     /* tells this layer's dropout from any other's */
+    q3_tensor *residual; /* [T, N], is added; NULL: none */
 } q3_lora_attr;
 
 typedef struct q3_attention_attr {
@@ -30,6 +31,9 @@ q3_tensor *q3_add(q3_ctx *ctx, q3_tensor *a, q3_tensor *b);
 
 /* y = x w' + b                                    x [T, C], w [N, C], b [N] f32 or NULL -> [T, N] */
 q3_tensor *q3_linear(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b);
+
+/* y = a + x w' + b                                a [T, N] -> [T, N]; otherwise as q3_linear */
+q3_tensor *q3_linear_add(q3_ctx *ctx, q3_tensor *a, q3_tensor *x, q3_tensor *w, q3_tensor *b);
 
 /* y = x w' + b + scale drop(x) A' B'              A [r, C], B [N, r], f32 -> [T, N]
  * (Hu et al., arXiv:2106.09685) */

@@ -218,7 +218,7 @@ q3_node *q3_node_new(q3_ctx *ctx, enum q3_op_id id, q3_tensor *a, q3_tensor *b, 
 {
     q3_node *n = q3_list(ctx, sizeof *n);
     n->op = q3_ops[id];
-    q3_tensor *const in[Q3_MAX_INPUTS] = { a, b, c, d, e };
+    q3_tensor *const in[Q3_MAX_INPUTS] = { a, b, c, d, e, NULL };
     memcpy(n->in, in, sizeof in);
     return n;
 }

@@ -87,7 +87,8 @@ void q3_read(float *out, q3_ctx *ctx, const q3_tensor *t);
 float q3_value(q3_ctx *ctx, const q3_tensor *t);
 float *q3_on_host(q3_ctx *ctx, const q3_tensor *t);
 
-/* For ops: a node with up to five inputs, then (after out, saved and attr are set) q3_record runs forward. */
+/* For ops: a node with up to five inputs (a sixth is put into in[5]), then (after out, saved and attr are set) q3_record
+ * runs forward. */
 q3_node *q3_node_new(q3_ctx *ctx, enum q3_op_id id, q3_tensor *a, q3_tensor *b, q3_tensor *c, q3_tensor *d,
                      q3_tensor *e);
 q3_tensor *q3_record(q3_ctx *ctx, q3_node *n);

@@ -193,11 +193,16 @@ static void fail(const struct q3_cublaslt *lt, const shape *s, const char *what)
                  (long long)s->ldc, what);
 }
 
-/* The largest power of two, up to ALIGNMENT, that the address is a multiple of. */
+/* The largest power of two, up to ALIGNMENT, that the address is a multiple of; of two addresses: that both are. */
 static int32_t alignment_of(const void *p)
 {
     uintptr_t address = (uintptr_t)p | ALIGNMENT;
     return (int32_t)(address & (~address + 1));
+}
+
+static int32_t alignment_of_both(const void *p, const void *q)
+{
+    return alignment_of((const void *)((uintptr_t)p | (uintptr_t)q));
 }
 
 static shape shape_of(const q3_matmul_args *a)
@@ -216,7 +221,7 @@ static shape shape_of(const q3_matmul_args *a)
         .bias = a->bias != NULL,
         .a_alignment = alignment_of(a->a),
         .b_alignment = alignment_of(a->b),
-        .c_alignment = alignment_of(a->c),
+        .c_alignment = alignment_of_both(a->c, a->addend),
     };
 }
 
@@ -352,7 +357,8 @@ void q3_cublaslt_matmul(const q3_matmul_args *a, q3_cuda *cuda)
     const plan *p = plan_for(lt, &s, a->bias);
     if (!p)
         return;
-    int status = lt_api.matmul(lt->handle, p->desc, &a->alpha, a->b, p->a, a->a, p->b, &a->beta, a->c, p->c,
+    const void *addend = a->addend ? a->addend : a->c;
+    int status = lt_api.matmul(lt->handle, p->desc, &a->alpha, a->b, p->a, a->a, p->b, &a->beta, addend, p->c,
                                a->c, p->c, &p->algorithm, lt->workspace, WORKSPACE_BYTES, cuda->stream);
     if (status)
         fail(lt, &s, lt_api.status_name(status));

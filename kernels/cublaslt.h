@@ -1,6 +1,7 @@
 /* kernels/cublaslt.h - matrix products by NVIDIA's cuBLASLt, which is opened at run time (kernels/library.h).
  *
- *   C[m, n] = beta C + alpha op(A)[m, k] op(B)[k, n] + bias[n]      row-major, rows ld apart
+ *   C[m, n] = beta C + alpha op(A)[m, k] op(B)[k, n] + bias[n]      row-major, rows ld apart; beta may take another
+ *                                                                  array than C
  *
  * cuBLASLt is column-major: a row-major matrix is its transpose there, so C' = op(B)' op(A)' is what it is asked for.
  *
@@ -32,6 +33,7 @@ typedef struct q3_matmul_args {
     const void *a;         /* [m, k], or [k, m] if a_transposed */
     const void *b;         /* [k, n], or [n, k] if b_transposed */
     const void *bias;      /* [n] of c's type, aligned to 16 bytes; or NULL */
+    const void *addend;    /* [m, n] of c's type, rows ldc apart: what beta multiplies; NULL: c */
     int64_t m, n, k;       /* m or n of 0: nothing is done; k at least 1 */
     int64_t ldc, lda, ldb; /* elements from row to row, as stored; 0: dense */
     bool a_transposed, b_transposed;

@@ -105,11 +105,22 @@ static void q3_gemm_tn_reference(const q3_gemm_tn_args *a)
     q3_parallel(a->N, ROWS, tn_rows, (void *)(uintptr_t)a);
 }
 
+static void copy_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const q3_gemm_nt_args *a = arg;
+    (void)thread;
+    for (int64_t m = begin; m < end; m++)
+        memcpy((float *)a->y + m * a->ldy, (const float *)a->residual + m * a->ldy,
+               (size_t)a->N * sizeof(float));
+}
+
 void q3_gemm_nt_cpu(const q3_gemm_nt_args *a)
 {
     q3_gemm_nt_args dense = *a;
     dense.ldy = a->ldy ? a->ldy : a->N;
     dense.ldx = a->ldx ? a->ldx : a->K;
+    if (a->residual && a->beta != 0)
+        q3_parallel(a->M, ROWS, copy_rows, &dense); // beside the product this is little
     Q3_DISPATCH(q3_gemm_nt, &dense);
 }
 

@@ -49,14 +49,13 @@ template <class To, class From> __global__ void convert_each(To *to, const From 
         q3_set(&to[i], q3_value(from[i]));
 }
 
-/* y = beta y + bias, [rows, cols]. */
+/* y = beta old + bias, [rows, cols]; old may be y. */
 template <class T>
-__global__ void empty_sum(T *y, const float *bias, float beta, int64_t rows, int64_t cols, int64_t ld)
+__global__ void empty_sum(T *y, const T *old, const float *bias, float beta, int64_t rows, int64_t cols, int64_t ld)
 {
     for (int64_t i = q3_first(); i < rows * cols; i += q3_stride()) {
-        int64_t col = i % cols;
-        T *to = &y[i / cols * ld + col];
-        q3_set(to, (beta != 0 ? beta * q3_value(*to) : 0.0f) + (bias ? bias[col] : 0.0f));
+        int64_t col = i % cols, at = i / cols * ld + col;
+        q3_set(y + at, (beta != 0 ? beta * q3_value(old[at]) : 0.0f) + (bias ? bias[col] : 0.0f));
     }
 }
 
@@ -169,14 +168,14 @@ const void *bias_operand(const q3_gemm_nt_args *a, q3_cuda *cuda)
     return cuda->workspace;
 }
 
-void leave_empty_sum(void *y, q3_dtype dtype, const float *bias, float beta, int64_t rows, int64_t cols,
-                     int64_t ld, q3_cuda *cuda)
+void leave_empty_sum(void *y, const void *old, q3_dtype dtype, const float *bias, float beta, int64_t rows,
+                     int64_t cols, int64_t ld, q3_cuda *cuda)
 {
     const unsigned grid = q3_blocks(rows * cols, THREADS);
     if (rows && cols)
-        Q3_BY_TYPE(
-            dtype, T,
-            Q3_LAUNCH(cuda, empty_sum<T>, grid, THREADS, 0, (T *)y, bias, beta, rows, cols, ld ? ld : cols));
+        Q3_BY_TYPE(dtype, T,
+                   Q3_LAUNCH(cuda, empty_sum<T>, grid, THREADS, 0, (T *)y, (const T *)(old ? old : y), bias, beta,
+                             rows, cols, ld ? ld : cols));
 }
 
 /* cuBLASLt works on the current device. */
@@ -249,7 +248,7 @@ void q3_gemm_close(q3_cuda *cuda)
 void q3_gemm_nt_cuda(const q3_gemm_nt_args *a, q3_cuda *cuda)
 {
     if (a->K == 0) {
-        leave_empty_sum(a->y, a->dtype, a->bias, a->beta, a->M, a->N, a->ldy, cuda);
+        leave_empty_sum(a->y, a->residual, a->dtype, a->bias, a->beta, a->M, a->N, a->ldy, cuda);
         return;
     }
     if (a->M == 0 || a->N == 0)
@@ -267,6 +266,7 @@ void q3_gemm_nt_cuda(const q3_gemm_nt_args *a, q3_cuda *cuda)
         p.a = a->x;
         p.b = operand(&a->w, a->dtype, first, n, a->K, cuda);
         p.bias = bias ? at(bias, a->dtype, first) : NULL;
+        p.addend = a->residual ? at(a->residual, a->dtype, first) : NULL;
         p.m = a->M, p.n = n, p.k = a->K;
         p.ldc = a->ldy ? a->ldy : a->N;
         p.lda = a->ldx;
@@ -283,7 +283,7 @@ void q3_gemm_nt_cuda(const q3_gemm_nt_args *a, q3_cuda *cuda)
 void q3_gemm_nn_cuda(const q3_gemm_nn_args *a, q3_cuda *cuda)
 {
     if (a->N == 0) {
-        leave_empty_sum(a->y, a->dtype, NULL, a->beta, a->M, a->K, a->ldy, cuda);
+        leave_empty_sum(a->y, NULL, a->dtype, NULL, a->beta, a->M, a->K, a->ldy, cuda);
         return;
     }
     if (a->M == 0 || a->K == 0)
@@ -310,7 +310,7 @@ void q3_gemm_nn_cuda(const q3_gemm_nn_args *a, q3_cuda *cuda)
 void q3_gemm_tn_cuda(const q3_gemm_tn_args *a, q3_cuda *cuda)
 {
     if (a->M == 0) {
-        leave_empty_sum(a->y, Q3_F32, NULL, a->beta, a->N, a->K, a->ldy, cuda);
+        leave_empty_sum(a->y, NULL, Q3_F32, NULL, a->beta, a->N, a->K, a->ldy, cuda);
         return;
     }
     q3_matmul_args p = {};

@@ -4,7 +4,8 @@
  *   nn   Y[M, K] = beta Y + alpha X[M, N] W[N, K]                the gradient of its input
  *   tn   Y[N, K] = beta Y + alpha X[M, N]' Z[M, K]               the gradient of its weight
  *
- * Y is not read where beta is 0 and must not overlap an input. An empty sum leaves beta Y + bias.
+ * Y is not read where beta is 0 and must not overlap an input. An empty sum leaves beta Y + bias. On the right
+ * side nt may take another array than Y, the residual: what a branch of the network is added to.
  *
  * Fast levels: blocks of W (256 columns of Y by up to 256 terms of the sum) are converted to f32 and laid out
  * in panels that lie in the L2 cache; a strip of X is copied beside them, and a kernel of GNU vectors holds a
@@ -42,10 +43,11 @@ enum {
 };
 
 typedef struct q3_gemm_nt_args {
-    void *y;           /* [M, N], rows ldy apart */
-    const void *x;     /* [M, K], rows ldx apart */
-    q3_weight w;       /* [N, K] */
-    const float *bias; /* [N] or NULL */
+    void *y;              /* [M, N], rows ldy apart */
+    const void *x;        /* [M, K], rows ldx apart */
+    q3_weight w;          /* [N, K] */
+    const float *bias;    /* [N] or NULL */
+    const void *residual; /* [M, N], rows ldy apart: what beta multiplies instead of y; NULL: y */
     int64_t M, N, K;
     int64_t ldy, ldx; /* 0: dense */
     float alpha, beta;

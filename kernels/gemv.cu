@@ -23,6 +23,7 @@ template <class T> struct product {
     const T *x;
     const void *w;
     const float *bias;
+    const T *old; /* what beta multiplies: y, or the residual */
     int M;
     int64_t N, K, ldy, ldx;
     float alpha, beta;
@@ -30,9 +31,9 @@ template <class T> struct product {
 
 template <class T> __device__ __forceinline__ void finish(const product<T> &p, int m, int64_t n, float sum)
 {
-    T *y = p.y + m * p.ldy + n;
+    const int64_t at = m * p.ldy + n;
     float v = p.alpha * sum + (p.bias ? p.bias[n] : 0.0f);
-    q3_set(y, p.beta != 0 ? p.beta * q3_value(*y) + v : v);
+    q3_set(p.y + at, p.beta != 0 ? p.beta * q3_value(p.old[at]) + v : v);
 }
 
 /* ---- 16 rows a block, tensor cores ---- */
@@ -256,6 +257,7 @@ template <class T> product<T> rows_of(const q3_gemm_nt_args *a, int64_t from)
                      (const T *)a->x + from * ldx,
                      a->w.data,
                      a->bias,
+                     (const T *)(a->residual ? a->residual : a->y) + from * ldy,
                      M,
                      a->N,
                      a->K,

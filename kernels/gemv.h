@@ -1,6 +1,6 @@
 /* kernels/gemv.h - a linear layer for a few rows, as decoding has them: the weights are read once, as they are stored.
  *
- *   Y[M, N] = beta Y + alpha X[M, K] W[N, K]' + bias[N]          kernels/gemm.h, nt, for M up to 8
+ *   Y[M, N] = beta Y + alpha X[M, K] W[N, K]' + bias[N]          kernels/gemm.h, nt (residual too), for M up to 8
  *
  * W may be F32, BF16, F16, NF4 or FP4 (scales plain or nested), X and Y f32 or bf16; sums are f32, in an order that
  * depends on K and on the way chosen alone.

@@ -53,6 +53,9 @@ static inline bool q3_forget_layer(const q3_ctx *ctx, const q3_forward *f, int l
 /* y = x w' + b, with the projection's adapter if it has one. */
 q3_tensor *q3_project(q3_ctx *ctx, const q3_forward *f, const q3_proj *p, q3_tensor *x);
 
+/* y = a + x w' + b: the projection that a residual branch ends with. */
+q3_tensor *q3_project_add(q3_ctx *ctx, const q3_forward *f, q3_tensor *a, const q3_proj *p, q3_tensor *x);
+
 q3_vision_features q3_vision_forward(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b);
 
 /* The last hidden states [T, H] before the final norm. `vision` is NULL when the batch has no pictures. */

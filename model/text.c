@@ -15,12 +15,17 @@ typedef struct decoder {
     q3_attention_attr attention;
 } decoder;
 
-q3_tensor *q3_project(q3_ctx *ctx, const q3_forward *f, const q3_proj *p, q3_tensor *x)
+q3_tensor *q3_project_add(q3_ctx *ctx, const q3_forward *f, q3_tensor *a, const q3_proj *p, q3_tensor *x)
 {
     if (!p->lora_a)
-        return q3_linear(ctx, x, p->w, p->b);
-    q3_lora_attr attr = { p->lora_scale, f->training ? p->lora_dropout : 0, p->stream };
+        return q3_linear_add(ctx, a, x, p->w, p->b);
+    q3_lora_attr attr = { p->lora_scale, f->training ? p->lora_dropout : 0, p->stream, a };
     return q3_lora_linear(ctx, x, p->w, p->b, p->lora_a, p->lora_b, attr);
+}
+
+q3_tensor *q3_project(q3_ctx *ctx, const q3_forward *f, const q3_proj *p, q3_tensor *x)
+{
+    return q3_project_add(ctx, f, NULL, p, x);
 }
 
 /* Keys or values go to their rows of the layer's slab, and the slab is what is attended to. */
@@ -32,38 +37,38 @@ static q3_tensor *through_cache(q3_ctx *ctx, const q3_kv *kv, q3_tensor *slab, q
     return slab;
 }
 
-static q3_tensor *attention(q3_ctx *ctx, const decoder *d, q3_tensor *x)
+/* x + o(attention of h) */
+static q3_tensor *attention(q3_ctx *ctx, const decoder *d, q3_tensor *x, q3_tensor *h)
 {
     const q3_text_layer *l = d->layer;
     const q3_kv *kv = d->f->kv;
     const float eps = d->m->config.text.rms_eps;
-    q3_tensor *q = q3_project(ctx, d->f, &l->q, x);
+    q3_tensor *q = q3_project(ctx, d->f, &l->q, h);
     q = q3_norm_rope(ctx, q, l->q_norm.w, eps, d->cos_sin, d->attention.heads);
-    q3_tensor *k = q3_project(ctx, d->f, &l->k, x);
+    q3_tensor *k = q3_project(ctx, d->f, &l->k, h);
     k = q3_norm_rope(ctx, k, l->k_norm.w, eps, d->cos_sin, d->attention.kv_heads);
-    q3_tensor *v = q3_project(ctx, d->f, &l->v, x);
+    q3_tensor *v = q3_project(ctx, d->f, &l->v, h);
     if (kv) {
         k = through_cache(ctx, kv, kv->k[d->index], k);
         v = through_cache(ctx, kv, kv->v[d->index], v);
     }
-    return q3_project(ctx, d->f, &l->o, q3_attention(ctx, q, k, v, d->attention));
+    return q3_project_add(ctx, d->f, x, &l->o, q3_attention(ctx, q, k, v, d->attention));
 }
 
-static q3_tensor *mlp(q3_ctx *ctx, const decoder *d, q3_tensor *x)
+/* x + down(silu(gate(h)) up(h)) */
+static q3_tensor *mlp(q3_ctx *ctx, const decoder *d, q3_tensor *x, q3_tensor *h)
 {
-    q3_tensor *gate = q3_project(ctx, d->f, &d->layer->gate, x);
-    q3_tensor *up = q3_project(ctx, d->f, &d->layer->up, x);
-    return q3_project(ctx, d->f, &d->layer->down, q3_swiglu(ctx, gate, up));
+    q3_tensor *gate = q3_project(ctx, d->f, &d->layer->gate, h);
+    q3_tensor *up = q3_project(ctx, d->f, &d->layer->up, h);
+    return q3_project_add(ctx, d->f, x, &d->layer->down, q3_swiglu(ctx, gate, up));
 }
 
 static q3_tensor *decoder_layer(q3_ctx *ctx, const void *arg, q3_tensor *x)
 {
     const decoder *d = arg;
     float eps = d->m->config.text.rms_eps;
-    q3_tensor *h = q3_rmsnorm(ctx, x, d->layer->attn_norm.w, eps);
-    x = q3_add(ctx, x, attention(ctx, d, h));
-    h = q3_rmsnorm(ctx, x, d->layer->mlp_norm.w, eps);
-    return q3_add(ctx, x, mlp(ctx, d, h));
+    x = attention(ctx, d, x, q3_rmsnorm(ctx, x, d->layer->attn_norm.w, eps));
+    return mlp(ctx, d, x, q3_rmsnorm(ctx, x, d->layer->mlp_norm.w, eps));
 }
 
 static const q3_segment *row_segments(q3_ctx *ctx, const q3_batch *b)

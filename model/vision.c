@@ -96,14 +96,15 @@ static q3_tensor *position_embedding(q3_ctx *ctx, const tower *t, const q3_batch
     return q3_interpolate(ctx, t->m->pos_embed, taps, weights, b->n_patches);
 }
 
-static q3_tensor *attention(q3_ctx *ctx, const tower *t, q3_tensor *x)
+/* h + proj(attention of x) */
+static q3_tensor *attention(q3_ctx *ctx, const tower *t, q3_tensor *h, q3_tensor *x)
 {
     int64_t width = q3_dim(x, 1);
     q3_tensor *qkv = q3_project(ctx, t->f, &t->block->qkv, x);
     q3_tensor *q = q3_rope(ctx, q3_get_columns(ctx, qkv, 0, width), t->cos_sin, t->attention.heads);
     q3_tensor *k = q3_rope(ctx, q3_get_columns(ctx, qkv, width, width), t->cos_sin, t->attention.heads);
     q3_tensor *v = q3_get_columns(ctx, qkv, 2 * width, width);
-    return q3_project(ctx, t->f, &t->block->proj, q3_attention(ctx, q, k, v, t->attention));
+    return q3_project_add(ctx, t->f, h, &t->block->proj, q3_attention(ctx, q, k, v, t->attention));
 }
 
 static q3_tensor *block(q3_ctx *ctx, const void *arg, q3_tensor *h)
@@ -111,10 +112,10 @@ static q3_tensor *block(q3_ctx *ctx, const void *arg, q3_tensor *h)
     const tower *t = arg;
     const float eps = 1e-6f; // fixed in the reference
     q3_tensor *a = q3_layernorm(ctx, h, t->block->norm1.w, t->block->norm1.b, eps);
-    h = q3_add(ctx, h, attention(ctx, t, a));
+    h = attention(ctx, t, h, a);
     a = q3_layernorm(ctx, h, t->block->norm2.w, t->block->norm2.b, eps);
     a = q3_gelu(ctx, q3_project(ctx, t->f, &t->block->fc1, a), true);
-    return q3_add(ctx, h, q3_project(ctx, t->f, &t->block->fc2, a));
+    return q3_project_add(ctx, t->f, h, &t->block->fc2, a);
 }
 
 /* merge^2 rows of h become one token. The final merger norms before the reshape, the deepstack mergers behind

@@ -8,7 +8,7 @@ typedef struct sizes {
     int64_t T, C, N, r;
 } sizes;
 
-enum { X, W, BIAS, A, B };
+enum { X, W, BIAS, A, B, RESIDUAL };
 
 static sizes sizes_of(const q3_node *n)
 {
@@ -25,7 +25,11 @@ q3_tensor *q3_lora_linear(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b,
                  lora_a->shape[1] == w->shape[1] && lora_b->shape[0] == w->shape[0] &&
                  lora_a->shape[0] == lora_b->shape[1],
              "A %s, B %s, w %s", q3_shape(lora_a), q3_shape(lora_b), q3_shape(w));
+    const q3_tensor *added = attr.residual;
+    Q3_CHECK(!added || (q3_rows(added) == q3_rows(x) && q3_dim(added, -1) == w->shape[0]),
+             "residual %s, x %s, w %s", q3_shape(added), q3_shape(x), q3_shape(w));
     q3_node *n = q3_node_new(ctx, Q3_OP_LORA_LINEAR, x, w, b, lora_a, lora_b);
+    n->in[RESIDUAL] = attr.residual;
     n->attr.scale = attr.scale;
     q3_dropout_attr(ctx, n, attr.dropout, attr.stream);
     n->saved[0] = q3_new2(ctx, q3_rows(x), lora_a->shape[0]); // z = scale drop(x) A'
@@ -45,6 +49,7 @@ static const void *dropped(q3_ctx *ctx, const q3_node *n)
     return y;
 }
 
+/* With a residual in bf16 y is rounded twice at its size: behind the base, and behind the adapter. */
 static void forward(q3_ctx *ctx, q3_node *n)
 {
     const sizes s = sizes_of(n);
@@ -66,10 +71,12 @@ static void forward(q3_ctx *ctx, q3_node *n)
                                  .x = q3_data(n->in[X]),
                                  .w = q3_as_weight(n->in[W]),
                                  .bias = q3_f32(n->in[BIAS]),
+                                 .residual = q3_data(n->in[RESIDUAL]),
                                  .M = s.T,
                                  .N = s.N,
                                  .K = s.C,
                                  .alpha = 1,
+                                 .beta = n->in[RESIDUAL] ? 1 : 0,
                                  .dtype = ctx->dtype }));
     Q3_CALL(ctx, q3_gemm_nt,
             (&(q3_gemm_nt_args){ .y = y,
@@ -139,7 +146,7 @@ static void through_base(q3_ctx *ctx, q3_node *n, void *dx, float beta)
 }
 
 /* dz = scale dy B;   dB += dy' z,  dA += dz' drop(x),  dx += dy W + mask / (1 - p) (dz A) */
-static void backward(q3_ctx *ctx, q3_node *n)
+static void through_layer(q3_ctx *ctx, q3_node *n)
 {
     const sizes s = sizes_of(n);
     const void *dy = n->out->grad;
@@ -190,6 +197,12 @@ static void backward(q3_ctx *ctx, q3_node *n)
     q3_arena_rewind(ctx->data, mark);
 }
 
+static void backward(q3_ctx *ctx, q3_node *n)
+{
+    through_layer(ctx, n);
+    q3_grad_pass(ctx, n->in[RESIDUAL], n->out);
+}
+
 static q3_cost cost(const q3_node *n)
 {
     const sizes s = sizes_of(n);
@@ -197,7 +210,7 @@ static q3_cost cost(const q3_node *n)
     double x = (double)q3_nbytes(n->in[X]), y = (double)q3_nbytes(n->out), w = (double)q3_nbytes(n->in[W]);
     double dx = n->in[X]->root->needs_grad, dw = n->in[W]->root->needs_grad;
     return (q3_cost){ .flops = 2 * T * (N * C + r * (N + C)),
-                      .bytes = x + y + w,
+                      .bytes = x + (n->in[RESIDUAL] ? 2 : 1) * y + w,
                       // dy W and dy' x; dy B, dy' z; dz' x, dz A
                       .back_flops = 2 * T * ((dx + dw) * N * C + r * (2 * N + (1 + dx) * C)),
                       .back_bytes = (dx + dw) * (x + y + w) + 2 * y + (1 + 2 * dx) * x };

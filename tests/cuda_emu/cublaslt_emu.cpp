@@ -137,11 +137,21 @@ int check(const q3_lt_desc_body *desc, const q3_lt_layout_body *a, const q3_lt_l
     return Q3_LT_SUCCESS;
 }
 
-/* A matrix must lie in device memory from its first to its last element. */
+/* From the first element to the last. */
+size_t bytes_of(const q3_lt_layout_body *l)
+{
+    return (size_t)((l->cols - 1) * l->ld + l->rows) * type_bytes(l->type);
+}
+
 bool on_device(const void *p, const q3_lt_layout_body *l)
 {
-    size_t bytes = (size_t)((l->cols - 1) * l->ld + l->rows) * type_bytes(l->type);
-    return q3_emu_is_device(p, bytes);
+    return q3_emu_is_device(p, bytes_of(l));
+}
+
+/* Two matrices of one layout. Real kernels write tiles of D while others still read C. */
+bool overlap(const void *c, const void *d, const q3_lt_layout_body *l)
+{
+    return (uintptr_t)c < (uintptr_t)d + bytes_of(l) && (uintptr_t)d < (uintptr_t)c + bytes_of(l);
 }
 
 float load(const void *p, int type, int64_t i)
@@ -514,8 +524,10 @@ Q3_LT_EXPORT int cublasLtMatmul(q3_lt_handle handle, q3_lt_desc desc, const void
     memcpy(&chosen, algorithm, sizeof chosen);
     if (chosen.magic != MAGIC || chosen.problem != hash_of(*desc, { a_layout, b_layout, d_layout }))
         return refuse(Q3_LT_INVALID_VALUE, "the algorithm was chosen for another product");
-    if (c != d || c_layout->ld != d_layout->ld)
-        return refuse(Q3_LT_NOT_SUPPORTED, "C and D differ; only products in place are emulated");
+    if (c_layout->ld != d_layout->ld)
+        return refuse(Q3_LT_NOT_SUPPORTED, "C and D differ in their rows' distance; that is not emulated");
+    if (c != d && *(const float *)beta != 0 && overlap(c, d, d_layout))
+        return refuse(Q3_LT_INVALID_VALUE, "D at %p begins or ends within C at %p", d, c);
     if (workspace_bytes < chosen.workspace_bytes || (uintptr_t)workspace % 256 ||
         (workspace_bytes && !workspace) || (workspace_bytes && !q3_emu_is_device(workspace, workspace_bytes)))
         return refuse(Q3_LT_INVALID_VALUE, "workspace of %zu bytes at %p, %u are needed", workspace_bytes,

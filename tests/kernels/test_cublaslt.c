@@ -201,6 +201,33 @@ static void a_bias_goes_with_beta(void **unused)
     q3_cuda_close(cuda);
 }
 
+/* The same bits as in place, and the array is only read. */
+static void beta_may_take_another_array(void **unused)
+{
+    (void)unused;
+    enum { M = 9, N = 40, K = 16 };
+    for (int64_t shift = 0; shift < 3; shift++) {
+        matrix a = create(Q3_BF16, M, K, 0, 0, 0), b = create(Q3_BF16, K, N, 0, 0, 0);
+        matrix old = create(Q3_BF16, M, N, 0, shift, 0), c = create(Q3_BF16, M, N, 0, 0, NAN);
+        q3_matmul_args args = { .c = first(&c), .a = a.device, .b = b.device, .addend = first(&old) };
+        args.m = M, args.n = N, args.k = K;
+        args.in = args.out = Q3_BF16;
+        args.alpha = args.beta = 1;
+        q3_cublaslt_matmul(&args, cuda);
+        fetch(&old);
+        for (int64_t i = 0; i < old.n; i++)
+            assert_true(fetched(&old, i) == old.host[i]);
+        args.c = first(&old);
+        args.addend = NULL;
+        q3_cublaslt_matmul(&args, cuda);
+        fetch(&c), fetch(&old);
+        nothing_failed();
+        for (int64_t i = 0; i < M * N; i++)
+            assert_true(fetched(&c, i) == fetched(&old, shift + i));
+        destroy(&a), destroy(&b), destroy(&c), destroy(&old);
+    }
+}
+
 /* More shapes than the table holds: those that made room come back. */
 static void shapes_make_room(void **unused)
 {
@@ -315,6 +342,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_are_those_of_double_sums),
         cmocka_unit_test(a_bias_goes_with_beta),
+        cmocka_unit_test(beta_may_take_another_array),
         cmocka_unit_test(shapes_make_room),
         cmocka_unit_test(the_same_product_has_the_same_bits),
         cmocka_unit_test(a_recorded_product_runs_at_each_replay),

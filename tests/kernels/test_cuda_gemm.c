@@ -130,8 +130,8 @@ static void on_host(const problem *p, float *y, const float *x, const float *z, 
     const int64_t ldy = (p->r == NT ? p->N : p->K) + p->pad, ldx = (p->r == NT ? p->K : p->N) + p->pad;
     q3_cpu_set_level(Q3_CPU_REFERENCE);
     if (p->r == NT)
-        q3_gemm_nt_cpu(
-            &(q3_gemm_nt_args){ y, x, *w, bias, p->M, p->N, p->K, ldy, ldx, p->alpha, p->beta, Q3_F32 });
+        q3_gemm_nt_cpu(&(q3_gemm_nt_args){ y, x, *w, bias, NULL, p->M, p->N, p->K, ldy, ldx, p->alpha,
+                                           p->beta, Q3_F32 });
     else if (p->r == NN)
         q3_gemm_nn_cpu(&(q3_gemm_nn_args){ y, x, *w, p->M, p->N, p->K, ldy, ldx, p->alpha, p->beta, Q3_F32 });
     else
@@ -145,9 +145,9 @@ static void on_device(const problem *p, void *y, const void *x, const void *z, c
     const int64_t ldy = p->pad ? (p->r == NT ? p->N : p->K) + p->pad : 0;
     const int64_t ldx = p->pad ? (p->r == NT ? p->K : p->N) + p->pad : 0, ldz = p->pad ? p->K + p->pad : 0;
     if (p->r == NT)
-        q3_gemm_nt_cuda(
-            &(q3_gemm_nt_args){ y, x, *w, bias, p->M, p->N, p->K, ldy, ldx, p->alpha, p->beta, p->dtype },
-            cuda);
+        q3_gemm_nt_cuda(&(q3_gemm_nt_args){ y, x, *w, bias, NULL, p->M, p->N, p->K, ldy, ldx, p->alpha,
+                                            p->beta, p->dtype },
+                        cuda);
     else if (p->r == NN)
         q3_gemm_nn_cuda(
             &(q3_gemm_nn_args){ y, x, *w, p->M, p->N, p->K, ldy, ldx, p->alpha, p->beta, p->dtype }, cuda);
@@ -213,6 +213,33 @@ static void products_are_those_of_the_reference(void **unused)
     q3_cuda_close(cuda);
 }
 
+/* Y as it was and a residual of the same values have the same bits. */
+static void a_residual_is_read_instead_of_y(void **unused)
+{
+    (void)unused;
+    static const int64_t sizes[][3] = { { 3, 9, 40 }, { 33, 65, 257 }, { 20, 5, 0 }, { 0, 5, 6 } };
+    for (size_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
+        const int64_t M = sizes[i / 2][0], N = sizes[i / 2][1], K = sizes[i / 2][2];
+        const q3_dtype dtype = i % 2 ? Q3_BF16 : Q3_F32;
+        pair w = weight(Q3_NF4, 64, N * K);
+        numbers x = create(dtype, M * K), y = create(dtype, M * N), bias = create(Q3_F32, N);
+        numbers residual = create(dtype, M * N);
+        q3_gemm_nt_args a = { .y = y.device, .x = x.device, .w = w.device, .bias = bias.device };
+        a.M = M, a.N = N, a.K = K, a.alpha = 1, a.beta = 1, a.dtype = dtype;
+        a.residual = residual.device;
+        q3_gemm_nt_cuda(&a, cuda);
+        a.y = residual.device;
+        a.residual = NULL;
+        q3_gemm_nt_cuda(&a, cuda);
+        nothing_failed();
+        float *got = download(&y), *want = download(&residual);
+        assert_memory_equal(got, want, (size_t)(M * N) * 4);
+        free(got), free(want);
+        destroy(&x), destroy(&y), destroy(&bias), destroy(&residual);
+        destroy_weight(&w);
+    }
+}
+
 /* The products' bits with and without a copy of the weight. */
 static void compare_with_copy(problem p, pair *w)
 {
@@ -263,6 +290,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_are_those_of_the_reference),
+        cmocka_unit_test(a_residual_is_read_instead_of_y),
         cmocka_unit_test(a_copy_changes_no_bit),
         cmocka_unit_test(large_weights_are_cut),
     };

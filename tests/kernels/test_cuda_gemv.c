@@ -214,6 +214,25 @@ static void an_empty_sum_leaves_the_bias(void **state)
     q3_cuda_close(cuda);
 }
 
+static void a_residual_is_read_instead_of_y(void **state)
+{
+    (void)state;
+    q3_cuda *cuda = t_device();
+    enum { M = 3, N = 5 };
+    float old[M * N], y[M * N];
+    t_fill(old, M * N, 1.0f, 3);
+    t_array dy = t_upload(cuda, NULL, sizeof y, 0), dold = t_upload(cuda, old, sizeof old, 0);
+    q3_gemm_nt_args a = {
+        .y = dy.at, .w = { .dtype = Q3_F32 }, .residual = dold.at, .M = M, .N = N, .alpha = 1, .beta = 1
+    };
+    q3_gemv_cuda(&a, cuda);
+    t_download(y, &dy);
+    assert_memory_equal(y, old, sizeof y);
+    t_drop(&dy);
+    t_drop(&dold);
+    q3_cuda_close(cuda);
+}
+
 static void the_bits_do_not_depend_on_the_card(void **state)
 {
     (void)state;
@@ -234,7 +253,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(few_rows_go_through_the_tensor_core), cmocka_unit_test(blocks_may_straddle_rows),
         cmocka_unit_test(any_type_of_weight_is_taken),         cmocka_unit_test(an_empty_sum_leaves_the_bias),
-        cmocka_unit_test(the_bits_do_not_depend_on_the_card),
+        cmocka_unit_test(a_residual_is_read_instead_of_y),     cmocka_unit_test(the_bits_do_not_depend_on_the_card),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

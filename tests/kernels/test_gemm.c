@@ -67,8 +67,8 @@ static void run(const problem *p, float *y, const float *x, const float *z, cons
     int64_t wide = p->r == NT ? p->N : p->K;
     int64_t ldy = wide + p->pad, ldx = (p->r == NT ? p->K : p->N) + p->pad;
     if (p->r == NT)
-        q3_gemm_nt_cpu(
-            &(q3_gemm_nt_args){ y, x, *w, bias, p->M, p->N, p->K, ldy, ldx, p->alpha, p->beta, Q3_F32 });
+        q3_gemm_nt_cpu(&(q3_gemm_nt_args){ y, x, *w, bias, NULL, p->M, p->N, p->K, ldy, ldx, p->alpha,
+                                           p->beta, Q3_F32 });
     else if (p->r == NN)
         q3_gemm_nn_cpu(&(q3_gemm_nn_args){ y, x, *w, p->M, p->N, p->K, ldy, ldx, p->alpha, p->beta, Q3_F32 });
     else
@@ -207,6 +207,34 @@ static void every_weight_type_agrees_with_the_reference(void **unused)
                                  .bias = i % 2 });
 }
 
+/* Y as it was and a residual of the same values have the same bits; what stands between the rows stays. */
+static void a_residual_is_read_instead_of_y(void **unused)
+{
+    (void)unused;
+    static const int64_t sizes[][3] = { { 3, 9, 40 }, { 33, 65, 257 }, { 20, 5, 0 }, { 0, 5, 6 } };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int level = Q3_CPU_REFERENCE; level < Q3_CPU_LEVELS; level++) {
+            const int64_t M = sizes[i][0], N = sizes[i][1], K = sizes[i][2], ldy = N + 2, size = M * ldy;
+            float *x = numbers(M * K), *w = numbers(N * K), *residual = numbers(size);
+            float *want = malloc((size_t)(size + 1) * 4), *got = numbers(size);
+            if (q3_cpu_set_level((q3_cpu_isa)level)) {
+                q3_gemm_nt_args a = { .x = x, .w = { .data = w }, .M = M, .N = N, .K = K, .ldy = ldy };
+                memcpy(want, residual, (size_t)size * 4);
+                for (int64_t k = 0; k < size; k++)
+                    got[k] = k % ldy < N ? NAN : want[k];
+                a.alpha = 1;
+                a.beta = 0.5f;
+                a.y = want;
+                q3_gemm_nt_cpu(&a);
+                a.y = got;
+                a.residual = residual;
+                q3_gemm_nt_cpu(&a);
+                assert_memory_equal(got, want, (size_t)size * 4);
+            }
+            free(x), free(w), free(residual), free(want), free(got);
+        }
+}
+
 /* What a row gives does not depend on the rows beside it. */
 static void rows_ignore_each_other(void **unused)
 {
@@ -251,6 +279,7 @@ int main(void)
         cmocka_unit_test(reference_is_the_triple_loop),
         cmocka_unit_test(odd_sizes_agree_with_the_reference),
         cmocka_unit_test(every_weight_type_agrees_with_the_reference),
+        cmocka_unit_test(a_residual_is_read_instead_of_y),
         cmocka_unit_test(rows_ignore_each_other),
         cmocka_unit_test(a_row_of_a_weight_is_its_table_value_times_the_scale),
     };

@@ -13,7 +13,7 @@
 
 #include "core/ops.h"
 
-enum { Q3_CASE_INPUTS = 5 };
+enum { Q3_CASE_INPUTS = 6 };
 
 typedef struct q3_case {
     int variant;

@@ -6,12 +6,16 @@ typedef struct setting {
     int64_t T, C, N;
     bool bias;
     q3_dtype dtype; // of w; only f32 is trained
+    bool residual;
 } setting;
 
 static const setting settings[] = {
-    { 7, 33, 5, true, Q3_F32 },     { 1, 1, 1, false, Q3_F32 },   { 33, 7, 70, true, Q3_F32 },
-    { 19, 300, 33, false, Q3_F32 }, { 17, 45, 29, true, Q3_NF4 }, { 65, 40, 17, false, Q3_BF16 },
-    { 4, 77, 9, true, Q3_FP4 },     { 0, 8, 3, true, Q3_F32 },    { 4097, 3, 2, true, Q3_F32 },
+    { 7, 33, 5, true, Q3_F32, false },    { 1, 1, 1, false, Q3_F32, false },
+    { 33, 7, 70, true, Q3_F32, false },   { 19, 300, 33, false, Q3_F32, false },
+    { 17, 45, 29, true, Q3_NF4, false },  { 65, 40, 17, false, Q3_BF16, false },
+    { 4, 77, 9, true, Q3_FP4, false },    { 0, 8, 3, true, Q3_F32, false },
+    { 4097, 3, 2, true, Q3_F32, false },  { 7, 33, 5, true, Q3_F32, true },
+    { 33, 300, 17, false, Q3_NF4, true }, { 0, 8, 3, true, Q3_F32, true },
 };
 
 q3_tensor *q3_case_weight(q3_case *c, q3_dtype dtype, int64_t rows, int64_t columns)
@@ -43,13 +47,14 @@ static void build(q3_case *c)
     c->in[0] = q3_case_matrix(c, s->T, s->C, 1);
     c->in[1] = q3_case_weight(c, s->dtype, s->N, s->C);
     c->in[2] = s->bias ? q3_case_vector(c, s->N, 1) : NULL;
-    c->differentiable[0] = c->differentiable[2] = true;
+    c->in[3] = s->residual ? q3_case_matrix(c, s->T, s->N, 1) : NULL;
+    c->differentiable[0] = c->differentiable[2] = c->differentiable[3] = true;
     c->differentiable[1] = s->dtype == Q3_F32;
 }
 
 static q3_tensor *apply(const q3_case *c, q3_ctx *ctx)
 {
-    return q3_linear(ctx, c->in[0], c->in[1], c->in[2]);
+    return q3_linear_add(ctx, c->in[3], c->in[0], c->in[1], c->in[2]);
 }
 
 static void expected(const q3_case *c, double *y)
@@ -61,6 +66,7 @@ static void expected(const q3_case *c, double *y)
         q3_weight_row(row, &w, n, s->C, 0, s->C);
         for (int64_t t = 0; t < s->T; t++) {
             double sum = s->bias ? q3_f32(c->in[2])[n] : 0;
+            sum += s->residual ? q3_f32(c->in[3])[t * s->N + n] : 0;
             for (int64_t k = 0; k < s->C; k++)
                 sum += (double)q3_f32(c->in[0])[t * s->C + k] * row[k];
             y[t * s->N + n] = sum;
