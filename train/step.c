@@ -131,6 +131,7 @@ q3_status q3_train_step(q3_step_result *out, q3_trainer *t, q3_loader *loader)
     }
     Q3_TRY(q3_clip_gradients(&out->grad_norm, &t->clip, t->config->train.max_grad_norm));
     q3_optimizer_step(t->optimizer, t->params.grads, out->learning_rate);
+    q3_trainable_refresh(&t->trainable);
     Q3_TRY(q3_device_status(t->cuda));
     t->state.step++;
     int64_t whole = (t->state.batch - 1) / t->per_epoch; // summed as transformers does, to the last bit
