@@ -20,6 +20,7 @@ typedef struct q3_tensor {
     int block;              /* NF4, FP4: elements per absmax */
     const float *absmax;    /* NF4, FP4: [ceil(n / block)] */
     q3_nested nested;       /* NF4, FP4 on CUDA: the scales, where absmax is NULL */
+    const void *half;       /* trained f32 on CUDA: the same values in bf16 (model/trainable.h); NULL: none */
     const char *name;       /* parameters: the name in the checkpoint; NULL for activations */
     struct q3_tensor *root; /* what this one is a view of, itself otherwise; gradients belong to the root */
     bool needs_grad;        /* a gradient is wanted */
@@ -47,7 +48,7 @@ void q3_widen(float *out, const void *data, q3_dtype dtype, int64_t n);
 static inline q3_weight q3_as_weight(const q3_tensor *t)
 {
     return (q3_weight){ .data = t->data, .dtype = t->dtype, .block = t->block, .absmax = t->absmax,
-                        .nested = t->nested };
+                        .nested = t->nested, .half = t->half };
 }
 
 /* The values, NULL for an absent tensor: where activations may be of either type, and where they are f32. */

@@ -242,6 +242,8 @@ static q3_status prepare(tracer *t)
         return q3_fail(Q3_ERR_USAGE, "--backward full is for a model without --adapter");
     if (t->o->backward == Q3_TRACE_FULL)
         Q3_TRY(q3_model_train_all(&t->trainable, &t->model, &t->run));
+    if (t->trainable.n)
+        Q3_TRY(q3_trainable_shadow(&t->trainable, &t->values, t->ctx.dtype));
     if (t->o->backward == Q3_TRACE_FORWARD)
         return Q3_OK;
     t->grads = Q3_NEW(&t->values, float, t->trainable.n + 1);

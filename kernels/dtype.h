@@ -33,6 +33,7 @@ typedef struct q3_weight {
     int block;           /* NF4, FP4: elements per absmax, along the flat index (blocks straddle rows) */
     const float *absmax; /* NF4, FP4: [ceil(rows*cols / block)], double quantization already undone */
     q3_nested nested;    /* CUDA, where absmax is NULL: the scales as double quantization stores them */
+    const void *half;    /* CUDA: the same values in bf16, kept so by whoever changes them; NULL: none */
 } q3_weight;
 
 /* Bytes of n elements; NF4 and FP4: (n + 1) / 2. */

@@ -1,6 +1,7 @@
 /* kernels/gemm.cu - matrix products on the device: the weight in the type of the activations, then cuBLASLt.
  *
  *   F32 or BF16 weight of the activations' type     as it lies
+ *   trained, with a shadow in bf16                  the shadow as it lies
  *   NF4, FP4                                        q3_nf4_dequantize_cuda into scratch
  *   other                                           an element a thread into scratch
  *
@@ -100,12 +101,18 @@ void convert(void *to, q3_dtype dtype, const q3_weight *w, int64_t first, int64_
     q3_nf4_dequantize_cuda(&a, cuda);
 }
 
+/* The values, where they lie in the type of the activations already; else NULL. */
+const void *ready(const q3_weight *w, q3_dtype dtype)
+{
+    return w->dtype == dtype ? w->data : dtype == Q3_BF16 ? w->half : NULL;
+}
+
 /* Rows of a slice: all, where they fit the scratch or need no conversion. Otherwise a multiple of 128, a tile of the
  * product, and for 4-bit weights so many that each slice begins with a group of scales. */
 int64_t slice_rows(const q3_weight *w, q3_dtype dtype, int64_t rows, int64_t cols, q3_cuda *cuda)
 {
     const int64_t most = Q3_GEMM_SCRATCH_BYTES / (int64_t)q3_dtype_bytes(dtype, cols);
-    if (w->dtype == dtype || rows <= most)
+    if (ready(w, dtype) || rows <= most)
         return rows;
     int64_t step = 128;
     while (is_4bit(w) && step * cols % ((int64_t)w->block * Q3_NF4_GROUP))
@@ -137,8 +144,8 @@ cached *place_of(q3_gemm *g, const void *data)
 const void *operand(const q3_weight *w, q3_dtype dtype, int64_t first, int64_t n, int64_t cols, q3_cuda *cuda)
 {
     const size_t begin = q3_dtype_bytes(dtype, first * cols);
-    if (w->dtype == dtype)
-        return (const char *)w->data + begin;
+    if (ready(w, dtype))
+        return (const char *)ready(w, dtype) + begin;
     const cached *c = cuda->gemm && dtype == Q3_BF16 ? place_of(cuda->gemm, w->data) : NULL;
     if (c && c->data)
         return (const char *)c->copy + begin;

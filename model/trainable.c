@@ -1,5 +1,7 @@
 #include "model/trainable.h"
 
+#include "kernels/cast.h"
+
 q3_status q3_trainable_set(q3_trainable *t, int slot, const void *data, q3_dtype dtype)
 {
     const q3_trainable_slot *s = &t->slots[slot];
@@ -48,9 +50,39 @@ q3_status q3_trainable_create(q3_trainable *out, q3_arena *mem, q3_arena *values
             Q3_TRY(take_over(out, i, t));
         t->data = out->values + offset;
         t->dtype = Q3_F32;
+        t->half = NULL;
         offset += q3_numel(t);
     }
     return Q3_OK;
+}
+
+/* A tensor that does not begin on 16 bytes there, which a product wants, goes without. */
+q3_status q3_trainable_shadow(q3_trainable *t, q3_arena *values, q3_dtype activations)
+{
+    const int64_t aligned = 16 / (int64_t)sizeof *t->shadow;
+    if (!t->cuda || activations != Q3_BF16)
+        return Q3_OK;
+    t->shadow = Q3_NEW(values, uint16_t, t->n + 1);
+    if (!t->shadow)
+        return Q3_ERR_MEMORY;
+    for (int i = 0; i < t->n_slots; i++)
+        if (t->slots[i].offset % aligned == 0)
+            t->slots[i].tensor->half = t->shadow + t->slots[i].offset;
+    q3_trainable_refresh(t);
+    return Q3_OK;
+}
+
+void q3_trainable_refresh(const q3_trainable *t)
+{
+#if defined(Q3_CUDA)
+    const q3_cast_args a = {
+        .y = t->shadow, .x = t->values, .rows = 1, .cols = t->n, .y_dtype = Q3_BF16, .x_dtype = Q3_F32
+    };
+    if (t->shadow)
+        q3_cast_cuda(&a, t->cuda);
+#else
+    (void)t; // the CPU computes in f32
+#endif
 }
 
 void q3_trainable_bind(q3_trainable *t, float *grads)

@@ -3,6 +3,9 @@
  * Values and gradients are f32. The order is the reference's named_parameters(). A step binds the tensors'
  * gradients to a flat buffer of the same layout (q3_trainable_bind); the optimizer and the checkpoint see
  * only the flat arrays.
+ *
+ * A device that computes in bf16 reads the values through a shadow, a copy in bf16 that is made anew when they have
+ * changed: after each update, and after loading. A product would round them for itself otherwise, with the same bits.
  */
 #ifndef Q3_MODEL_TRAINABLE_H
 #define Q3_MODEL_TRAINABLE_H
@@ -17,8 +20,9 @@ typedef struct q3_trainable_slot {
 } q3_trainable_slot;
 
 typedef struct q3_trainable {
-    float *values; /* [n], on the device */
-    q3_cuda *cuda; /* the device; NULL: the CPU */
+    float *values;    /* [n], on the device */
+    uint16_t *shadow; /* [n] bf16, as values were at the last q3_trainable_refresh; NULL: none */
+    q3_cuda *cuda;    /* the device; NULL: the CPU */
     int64_t n;
     q3_trainable_slot *slots;
     int n_slots;
@@ -32,6 +36,13 @@ q3_status q3_trainable_create(q3_trainable *out, q3_arena *mem, q3_arena *values
 
 /* Values of one tensor from the host: `data` [n] of type f32, bf16 or f16. Error: Q3_ERR_MEMORY. */
 q3_status q3_trainable_set(q3_trainable *t, int slot, const void *data, q3_dtype dtype);
+
+/* Gives the tensors a shadow in `values`, where a context of this type on the device of `values` reads one; nothing
+ * otherwise. Error: Q3_ERR_MEMORY. */
+q3_status q3_trainable_shadow(q3_trainable *t, q3_arena *values, q3_dtype activations);
+
+/* The shadow follows the values; who changes them calls this. Nothing without a shadow. */
+void q3_trainable_refresh(const q3_trainable *t);
 
 /* Gradients of the tensors are added into `grads` [n] from now on; NULL: no gradient is wanted. The buffer
  * must hold zeros, or what shall be added to. */

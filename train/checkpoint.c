@@ -256,6 +256,7 @@ static q3_status copy_weights(q3_trainer *t, const q3_safetensors *file)
                            q3_safetensors_path(file), slot->name);
         Q3_TRY(q3_trainable_set(&t->trainable, i, s->data, s->dtype));
     }
+    q3_trainable_refresh(&t->trainable);
     return Q3_OK;
 }
 

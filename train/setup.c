@@ -65,7 +65,10 @@ static q3_status open_trainable(q3_trainer *t)
 static q3_status open_adapter(q3_trainer *t)
 {
     const char *dir = t->config->lora.init_adapter;
-    return dir ? q3_lora_load(&t->trainable, &t->lora, &t->model, &t->run, dir) : Q3_OK;
+    if (!dir)
+        return Q3_OK;
+    Q3_TRY(q3_lora_load(&t->trainable, &t->lora, &t->model, &t->run, dir));
+    return q3_trainable_shadow(&t->trainable, &t->values, t->ctx.dtype);
 }
 
 int64_t q3_trainer_parameters(const q3_trainer *t)
@@ -283,6 +286,7 @@ static q3_status open_all(q3_trainer *t)
     Q3_TRY(open_model(t));
     Q3_TRY(open_collator(t));
     Q3_TRY(open_trainable(t));
+    Q3_TRY(q3_trainable_shadow(&t->trainable, &t->values, t->ctx.dtype));
     count_trainable(t);
     count_steps(t);
     return open_optimizer(t);

@@ -127,6 +127,7 @@ static q3_status update(q3_step_result *out, q3_trainer *t, int64_t supervised)
     }
     Q3_TRY(q3_clip_gradients(&out->grad_norm, &t->clip, t->config->train.max_grad_norm));
     q3_optimizer_step(t->optimizer, t->params.grads, out->learning_rate);
+    q3_trainable_refresh(&t->trainable);
     return Q3_OK;
 }
 

@@ -272,6 +272,34 @@ static void a_copy_changes_no_bit(void **unused)
     q3_cuda_close(cuda);
 }
 
+/* A shadow of a trained weight saves its conversion. */
+static void a_shadow_changes_no_bit(void **unused)
+{
+    (void)unused;
+    enum { M = 40, N = 70, K = 96 };
+    pair w = weight(Q3_F32, 0, N * K);
+    uint16_t half[N * K];
+    for (int i = 0; i < N * K; i++)
+        half[i] = q3_f32_to_bf16(((float *)(void *)w.data)[i]);
+    void *shadow = upload(half, sizeof half);
+    for (int r = NT; r <= NN; r++) {
+        problem p = { .r = (role)r, .M = M, .N = N, .K = K, .dtype = Q3_BF16, .alpha = 0.7f };
+        numbers x = create(Q3_BF16, M * (r == NT ? K : N));
+        numbers plain = create(Q3_BF16, M * (r == NT ? N : K)), shadowed = create(Q3_BF16, plain.n);
+        w.device.half = NULL;
+        on_device(&p, plain.device, x.device, NULL, &w.device, NULL);
+        w.device.half = shadow;
+        on_device(&p, shadowed.device, x.device, NULL, &w.device, NULL);
+        nothing_failed();
+        float *first = download(&plain), *second = download(&shadowed);
+        assert_memory_equal(first, second, (size_t)plain.n * 4);
+        free(first), free(second);
+        destroy(&x), destroy(&plain), destroy(&shadowed);
+    }
+    q3_cuda_free(cuda, shadow);
+    destroy_weight(&w);
+}
+
 /* 33000 x 4096 in bf16 is 258 MiB: two slices. Each is right, and a copy is read in the same slices. */
 static void large_weights_are_cut(void **unused)
 {
@@ -292,6 +320,7 @@ int main(void)
         cmocka_unit_test(products_are_those_of_the_reference),
         cmocka_unit_test(a_residual_is_read_instead_of_y),
         cmocka_unit_test(a_copy_changes_no_bit),
+        cmocka_unit_test(a_shadow_changes_no_bit),
         cmocka_unit_test(large_weights_are_cut),
     };
     return cmocka_run_group_tests_name("cuda_gemm", tests, NULL, NULL);
