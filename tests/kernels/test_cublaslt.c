@@ -205,6 +205,7 @@ static void a_bias_goes_with_beta(void **unused)
 static void beta_may_take_another_array(void **unused)
 {
     (void)unused;
+    cuda = t_device();
     enum { M = 9, N = 40, K = 16 };
     for (int64_t shift = 0; shift < 3; shift++) {
         matrix a = create(Q3_BF16, M, K, 0, 0, 0), b = create(Q3_BF16, K, N, 0, 0, 0);
@@ -226,6 +227,7 @@ static void beta_may_take_another_array(void **unused)
             assert_true(fetched(&c, i) == fetched(&old, shift + i));
         destroy(&a), destroy(&b), destroy(&c), destroy(&old);
     }
+    q3_cuda_close(cuda);
 }
 
 /* More shapes than the table holds: those that made room come back. */

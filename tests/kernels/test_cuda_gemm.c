@@ -217,6 +217,7 @@ static void products_are_those_of_the_reference(void **unused)
 static void a_residual_is_read_instead_of_y(void **unused)
 {
     (void)unused;
+    cuda = t_device();
     static const int64_t sizes[][3] = { { 3, 9, 40 }, { 33, 65, 257 }, { 20, 5, 0 }, { 0, 5, 6 } };
     for (size_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
         const int64_t M = sizes[i / 2][0], N = sizes[i / 2][1], K = sizes[i / 2][2];
@@ -238,6 +239,7 @@ static void a_residual_is_read_instead_of_y(void **unused)
         destroy(&x), destroy(&y), destroy(&bias), destroy(&residual);
         destroy_weight(&w);
     }
+    q3_cuda_close(cuda);
 }
 
 /* The products' bits with and without a copy of the weight. */
