@@ -278,6 +278,7 @@ static void a_copy_changes_no_bit(void **unused)
 static void a_shadow_changes_no_bit(void **unused)
 {
     (void)unused;
+    cuda = t_device();
     enum { M = 40, N = 70, K = 96 };
     pair w = weight(Q3_F32, 0, N * K);
     uint16_t half[N * K];
@@ -300,6 +301,7 @@ static void a_shadow_changes_no_bit(void **unused)
     }
     q3_cuda_free(cuda, shadow);
     destroy_weight(&w);
+    q3_cuda_close(cuda);
 }
 
 /* 33000 x 4096 in bf16 is 258 MiB: two slices. Each is right, and a copy is read in the same slices. */
