@@ -4,6 +4,9 @@
 #include <string.h>
 
 #include "core/log.h"
+#if defined(Q3_CUDA)
+#include "kernels/sample.h"
+#endif
 
 /* New tokens of some rows, laid end to end: what one pass feeds. Arrays live in the cache. */
 typedef struct feed {
@@ -52,7 +55,7 @@ static size_t cache_bytes(const q3_engine *e, int64_t slots, int64_t fed, int64_
     size_t per_row = sizeof(q3_engine_row) + 2 * (sizeof(int64_t) + sizeof(q3_segment) + 2 * sizeof(int32_t));
     return 2 * (size_t)c->layers * (slab + sizeof(q3_tensor *)) +
            (size_t)(rows + 2) * (size_t)c->vocab_size * sizeof(float) +
-           (size_t)(slots + 5 * fed) * sizeof(int32_t) + (size_t)(rows + 1) * per_row + 32 * block;
+           (size_t)(slots + 5 * fed + rows + 1) * sizeof(int32_t) + (size_t)(rows + 1) * per_row + 32 * block;
 }
 
 static q3_status reserve(q3_arena *arena, q3_cuda *cuda, size_t bytes)
@@ -166,7 +169,30 @@ typedef struct pass {
     const q3_segment *segments; // [rows]
     const int32_t *want;        // [n] tokens whose logits are wanted, NULL for all
     int64_t n;
+    bool likeliest; // on a device: the likeliest ids instead of logits
 } pass;
+
+/* The likeliest id of each row of logits, and behind them 1 where a logit is not finite: [n + 1] on the device. */
+static q3_tensor *likeliest_ids(q3_ctx *ctx, const q3_tensor *logits)
+{
+    int64_t n = q3_rows(logits) + 1;
+    int32_t *ids = q3_scratch(ctx, (size_t)n * sizeof *ids);
+#if defined(Q3_CUDA)
+    if (!ctx->dry && !ctx->replaying) {
+        q3_device_fill(ctx->data->cuda, ids, 0, (size_t)n * sizeof *ids);
+        q3_greedy_cuda(&(q3_greedy_args){ .token = ids,
+                                          .flawed = ids + n - 1,
+                                          .logits = logits->data,
+                                          .R = n - 1,
+                                          .V = q3_dim(logits, -1),
+                                          .dtype = logits->dtype },
+                       ctx->data->cuda);
+    }
+#endif
+    q3_tensor *out = q3_tensor_wrap(&ctx->meta, ids, Q3_I32, 1, &n);
+    Q3_CHECK(out, "%s", q3_error());
+    return out;
+}
 
 static q3_tensor *forward(q3_ctx *ctx, void *arg)
 {
@@ -176,31 +202,53 @@ static q3_tensor *forward(q3_ctx *ctx, void *arg)
                        .v = p->e->v,
                        .device_rows = q3_on_device(ctx, p->slots, (size_t)p->b->n_tokens * sizeof *p->slots),
                        .segments = p->segments };
-    return q3_qwen3vl_logits(ctx, p->e->model, &(q3_forward){ .kv = &kv }, p->b, p->want, p->n);
+    q3_tensor *logits = q3_qwen3vl_logits(ctx, p->e->model, &(q3_forward){ .kv = &kv }, p->b, p->want, p->n);
+    return p->likeliest ? likeliest_ids(ctx, logits) : logits;
 }
 
-/* One pass of the network: logits [n, V] of the tokens in `want`, or of all the batch's. They are the step's. */
-static q3_status run(float **logits, q3_engine *e, const pass *p)
+static q3_status not_finite(void)
+{
+    return q3_fail(Q3_ERR_FAIL, "the model's logits are not finite; are its weights or the adapter damaged?");
+}
+
+/* One pass of the network. */
+static q3_status launch(q3_tensor **out, q3_engine *e, const pass *p)
 {
     enum { RUN = 256 }; // keys that attention takes at a time
-    q3_tensor *out;
-    q3_pass_shape shape = { .tokens = p->b->n_tokens, .rows = p->b->n_rows, .want = p->n };
+    q3_pass_shape shape = {
+        .tokens = p->b->n_tokens, .rows = p->b->n_rows, .want = p->n, .likeliest = p->likeliest
+    };
     for (int i = 0; i < p->b->n_rows; i++) {
         int64_t runs = (p->segments[i].kv_len + RUN - 1) / RUN;
         shape.keys = runs > shape.keys ? runs : shape.keys;
     }
     bool repeats = !p->b->n_images && !p->want; // prompts come but once
-    Q3_TRY(q3_replay(&out, repeats ? e->replays : NULL, e->ctx, &shape, forward, (void *)(uintptr_t)p));
-    *logits = q3_on_host(e->ctx, out);
-    Q3_TRY(q3_ctx_status(e->ctx));
-    if (!all_finite(*logits, p->n * vocabulary(e)))
-        return q3_fail(Q3_ERR_FAIL,
-                       "the model's logits are not finite; are its weights or the adapter damaged?");
-    return Q3_OK;
+    return q3_replay(out, repeats ? e->replays : NULL, e->ctx, &shape, forward, (void *)(uintptr_t)p);
 }
 
-/* Feeds what was collected and empties the feed for the next pass. */
-static q3_status run_feed(float **logits, q3_engine *e, feed *f)
+/* Logits [n, V] of the tokens in `want`, or of all the batch's. They are the step's. */
+static q3_status run(float **logits, q3_engine *e, const pass *p)
+{
+    q3_tensor *out;
+    Q3_TRY(launch(&out, e, p));
+    *logits = q3_on_host(e->ctx, out);
+    Q3_TRY(q3_ctx_status(e->ctx));
+    return all_finite(*logits, p->n * vocabulary(e)) ? Q3_OK : not_finite();
+}
+
+/* On a device: ids [n], the likeliest behind each token of the batch; room for one more. */
+static q3_status run_likeliest(int32_t *ids, q3_engine *e, const pass *p)
+{
+    q3_tensor *out;
+    Q3_TRY(launch(&out, e, p));
+    q3_device_read(e->ctx->data->cuda, ids, out->data, q3_nbytes(out));
+    Q3_TRY(q3_device_status(e->ctx->data->cuda));
+    return ids[p->n] ? not_finite() : Q3_OK;
+}
+
+/* Feeds what was collected and empties the feed for the next pass: logits, or on a device the likeliest ids, of which
+ * one is asked for and the other NULL. */
+static q3_status run_feed(float **logits, int32_t *ids, q3_engine *e, feed *f)
 {
     memcpy(f->positions + f->n, f->positions, (size_t)f->n * sizeof *f->positions);
     memcpy(f->positions + 2 * f->n, f->positions, (size_t)f->n * sizeof *f->positions);
@@ -211,7 +259,8 @@ static q3_status run_feed(float **logits, q3_engine *e, feed *f)
                          .positions = f->positions };
     int64_t n = f->n;
     f->n = f->n_rows = 0;
-    return run(logits, e, &(pass){ e, &b, f->slots, f->segments, NULL, n });
+    const pass p = { e, &b, f->slots, f->segments, NULL, n, ids != NULL };
+    return ids ? run_likeliest(ids, e, &p) : run(logits, e, &p);
 }
 
 /* The prompts through the network; arrays of the pass live in the cache until the caller rewinds it. */
@@ -231,7 +280,7 @@ static q3_status run_prompts(q3_engine *e, const q3_batch *b)
             slots[begin + t] = (int32_t)(r->begin + t);
     }
     float *logits;
-    Q3_TRY(run(&logits, e, &(pass){ e, b, slots, segments, want, b->n_rows }));
+    Q3_TRY(run(&logits, e, &(pass){ e, b, slots, segments, want, b->n_rows, false }));
     memcpy(e->logits, logits, (size_t)b->n_rows * (size_t)vocabulary(e) * sizeof *logits);
     return Q3_OK;
 }
@@ -270,28 +319,38 @@ static bool ends(const q3_generate_options *o, int32_t id)
     return false;
 }
 
-/* Takes the next token of a row from its logits, and feeds it if more are to follow. */
+/* Adds the next token to a row, and feeds it if more are to follow. */
+static void add(q3_answer_ids *a, q3_engine *e, feed *f, int row, int32_t id, const q3_generate_options *o)
+{
+    const q3_engine_row *r = &e->rows[row];
+    a->ended = ends(o, id);
+    if (a->ended)
+        return;
+    e->tokens[r->begin + r->prompt_n + a->n++] = id;
+    if (a->n < o->max_new_tokens)
+        feed_tokens(f, e, row, &id, 1, a->n - 1);
+}
+
+/* Chooses it from the row's logits. */
 static void take(q3_answer_ids *a, q3_engine *e, feed *f, int row, float *logits, float *scratch,
                  const q3_generate_options *o)
 {
     const q3_engine_row *r = &e->rows[row];
-    int32_t *tokens = e->tokens + r->begin;
-    int32_t id = q3_sample_next(logits, vocabulary(e), tokens, r->prompt_n + a->n, &o->sampling,
-                                o->first_request + (uint32_t)row, (uint32_t)a->n, scratch);
-    a->ended = ends(o, id);
-    if (a->ended)
-        return;
-    tokens[r->prompt_n + a->n++] = id;
-    if (a->n < o->max_new_tokens)
-        feed_tokens(f, e, row, &id, 1, a->n - 1);
+    add(a, e, f, row,
+        q3_sample_next(logits, vocabulary(e), e->tokens + r->begin, r->prompt_n + a->n, &o->sampling,
+                       o->first_request + (uint32_t)row, (uint32_t)a->n, scratch),
+        o);
 }
 
 static q3_status decode(q3_answer_ids *out, q3_engine *e, const q3_generate_options *o)
 {
     int64_t V = vocabulary(e);
     feed now, next; // rows of this pass and of the one behind it
-    float *scratch = Q3_NEW(&e->cache, float, V), *first = Q3_NEW(&e->cache, float, V), *logits;
-    if (!scratch || !first)
+    // the likeliest id is found on the device, anything else on the host
+    bool here = !e->ctx->data->cuda || !q3_sample_greedy(&o->sampling) || o->sampling.repetition_penalty != 1;
+    float *scratch = Q3_NEW(&e->cache, float, V), *first = Q3_NEW(&e->cache, float, V), *logits = NULL;
+    int32_t *ids = Q3_NEW(&e->cache, int32_t, e->n_rows + 1);
+    if (!scratch || !first || !ids)
         return Q3_ERR_MEMORY;
     Q3_TRY(create_feed(&now, e, e->n_rows));
     Q3_TRY(create_feed(&next, e, e->n_rows));
@@ -301,9 +360,12 @@ static q3_status decode(q3_answer_ids *out, q3_engine *e, const q3_generate_opti
     }
     while (now.n) {
         int n = now.n_rows;
-        Q3_TRY(run_feed(&logits, e, &now));
+        Q3_TRY(run_feed(&logits, here ? NULL : ids, e, &now));
         for (int i = 0; i < n; i++)
-            take(&out[now.open[i]], e, &next, now.open[i], logits + i * V, scratch, o);
+            if (here)
+                take(&out[now.open[i]], e, &next, now.open[i], logits + i * V, scratch, o);
+            else
+                add(&out[now.open[i]], e, &next, now.open[i], ids[i], o);
         const feed done = now;
         now = next;
         next = done;
@@ -374,7 +436,7 @@ static q3_status score_common(double *out, q3_engine *e, feed *f, const q3_choic
     if (shared) {
         for (int i = 0; i < e->n_rows; i++)
             feed_tokens(f, e, i, choices[0].ids, shared, 0);
-        Q3_TRY(run_feed(&fed, e, f));
+        Q3_TRY(run_feed(&fed, NULL, e, f));
     }
     for (int i = 0; i < e->n_rows; i++) {
         double sum = 0;
@@ -397,7 +459,7 @@ static q3_status score_own(double *out, q3_engine *e, feed *f, const q3_choice *
         return Q3_OK;
     for (int i = 0; i < e->n_rows; i++)
         feed_tokens(f, e, i, c->ids + shared, own, shared);
-    Q3_TRY(run_feed(&logits, e, f));
+    Q3_TRY(run_feed(&logits, NULL, e, f));
     for (int i = 0; i < e->n_rows; i++)
         for (int64_t k = 0; k < own; k++)
             out[i * n_choices] += log_p_at(logits + (i * own + k) * V, V, c, shared + k + 1);

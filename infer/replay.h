@@ -15,6 +15,7 @@ typedef struct q3_replays q3_replays;
 /* What launches depend on: equal shapes give equal launches. */
 typedef struct q3_pass_shape {
     int64_t tokens, rows, want; /* fed, sequences, logits */
+    int64_t likeliest;          /* 1: ids instead of logits */
     int64_t keys;               /* of the longest sequence, in runs of 256 (kernels/attention_decode.cu) */
 } q3_pass_shape;
 

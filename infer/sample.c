@@ -97,7 +97,7 @@ static void keep_top_p(float *logits, int64_t n, float p, float *s)
     keep_at_least(logits, n, s[kept - 1]);
 }
 
-static bool greedy(const q3_sampling *s)
+bool q3_sample_greedy(const q3_sampling *s)
 {
     return !s->do_sample || s->temperature == 0;
 }
@@ -107,7 +107,7 @@ void q3_sample_filter(float *logits, int64_t vocab, const int32_t *seen, int64_t
 {
     if (s->repetition_penalty != 1)
         penalize(logits, vocab, seen, n_seen, s->repetition_penalty, (unsigned char *)scratch);
-    if (greedy(s))
+    if (q3_sample_greedy(s))
         return;
     if (s->temperature != 1)
         for (int64_t i = 0; i < vocab; i++)
@@ -132,7 +132,7 @@ int32_t q3_sample_next(float *logits, int64_t vocab, const int32_t *seen, int64_
 {
     q3_sample_filter(logits, vocab, seen, n_seen, s, scratch);
     int32_t best = likeliest(logits, vocab);
-    if (greedy(s))
+    if (q3_sample_greedy(s))
         return best;
     double total = 0, sum = 0;
     for (int64_t i = 0; i < vocab; i++)

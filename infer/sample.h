@@ -18,6 +18,9 @@ typedef struct q3_sampling {
     uint64_t seed;
 } q3_sampling;
 
+/* The likeliest token is always taken: no draw. */
+bool q3_sample_greedy(const q3_sampling *s);
+
 /* Applies the chain to logits [V] in place (what is dropped becomes -INFINITY); `seen` are prompt and
  * output ids, each of which counts once. Greedy settings stop behind the repetition penalty. scratch [V]
  * is overwritten. */

@@ -7,7 +7,7 @@ BEGIN { # what a room may include besides itself; inside core, a file only what 
     may["cli"] = "train eval infer collate data optim model core kernels"
     may["train"] = "eval infer collate data optim model core kernels"
     may["eval"] = "infer collate data model core"
-    may["infer"] = "collate data model core"
+    may["infer"] = "collate data model core kernels"
     may["collate"] = "data model core"
     may["data"] = "core"
     may["model"] = "core kernels"
