@@ -6,6 +6,7 @@
 
 #include "core/log.h"
 #include "kernels/add.h"
+#include "kernels/pool.h"
 
 #define META_BYTES ((size_t)1 << 40) // reserved addresses, not memory
 
@@ -164,13 +165,26 @@ const void *q3_on_device(q3_ctx *ctx, const void *host, size_t bytes)
     return p;
 }
 
+typedef struct rounding {
+    uint16_t *to;
+    const float *from;
+} rounding;
+
+static void round_run(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const rounding *r = arg;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++)
+        r->to[i] = q3_f32_to_bf16(r->from[i]);
+}
+
 /* Half the bytes go to the device when it is the host that rounds. */
 static void *rounded(q3_ctx *ctx, const float *values, int64_t n)
 {
-    uint16_t *half = q3_host_scratch(ctx, (size_t)n * sizeof *half);
-    for (int64_t i = 0; i < n && !ctx->dry; i++)
-        half[i] = q3_f32_to_bf16(values[i]);
-    return half;
+    rounding r = { q3_host_scratch(ctx, (size_t)n * sizeof *r.to), values };
+    if (!ctx->dry)
+        q3_parallel(n, 1 << 14, round_run, &r);
+    return r.to;
 }
 
 q3_tensor *q3_input(q3_ctx *ctx, const float *values, int64_t rows, int64_t columns)

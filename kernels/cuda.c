@@ -24,14 +24,16 @@ enum {
     WORKSPACE_BYTES = 64 * MIB, /* twice what cuBLAS asks for on sm_90 (cuBLAS guide, cublasSetWorkspace) */
     STAGES = 2,                 /* one is filled while the other is copied */
     STAGE_BYTES = 4 * MIB,      /* long enough to hide the start of a copy, 10 us, at 50 GB/s */
+    STAGE_ALIGNMENT = 256,      /* of an upload within a buffer: as cudaMalloc aligns */
     PIECE_BYTES = 64 * MIB,     /* least that a range grows by */
     MAPPING_VERSION = 11020,    /* of the driver interface whose prototypes are used below */
 };
 
 struct q3_cuda_staging {
     char *buffer[STAGES];         /* pinned */
-    cudaEvent_t unloaded[STAGES]; /* the copy out of the buffer has ended */
-    int next;
+    cudaEvent_t unloaded[STAGES]; /* the last copy out of the buffer has ended */
+    int next;                     /* the buffer that is being filled */
+    size_t used;                  /* bytes of it */
 };
 
 /* Failures. */
@@ -447,20 +449,25 @@ void q3_cuda_upload(q3_cuda *cuda, void *to, const void *from, size_t bytes)
         q3_cuda_fail(cuda, "cuda:%d: an upload cannot be recorded", cuda->ordinal);
         return;
     }
-    bool good = enter(cuda);
-    for (size_t done = 0; good && done < bytes; done += STAGE_BYTES) {
-        size_t part = bytes - done < STAGE_BYTES ? bytes - done : STAGE_BYTES;
-        int i = s->next;
-        s->next = (s->next + 1) % STAGES;
-        good = worked(cuda, cudaEventSynchronize(s->unloaded[i]),
-                      "wait for an upload"); // at once if never recorded
-        memcpy(s->buffer[i], (const char *)from + done, part);
-        good = good &&
-               worked(cuda,
-                      cudaMemcpyAsync((char *)to + done, s->buffer[i], part, cudaMemcpyHostToDevice,
-                                      cuda->stream),
-                      "upload") &&
-               worked(cuda, cudaEventRecord(s->unloaded[i], cuda->stream), "mark an upload");
+    size_t done = 0, part;
+    for (bool good = enter(cuda); good && done < bytes; done += part) {
+        if (s->used ==
+            STAGE_BYTES) { // small uploads share a buffer, so that a step does not wait for its own first ones
+            s->next = (s->next + 1) % STAGES;
+            s->used = 0;
+            good = worked(cuda, cudaEventSynchronize(s->unloaded[s->next]),
+                          "wait for an upload"); // at once if never recorded
+        }
+        char *from_here = s->buffer[s->next] + s->used;
+        part = bytes - done < STAGE_BYTES - s->used ? bytes - done : STAGE_BYTES - s->used;
+        memcpy(from_here, (const char *)from + done, part);
+        good =
+            good &&
+            worked(cuda,
+                   cudaMemcpyAsync((char *)to + done, from_here, part, cudaMemcpyHostToDevice, cuda->stream),
+                   "upload") &&
+            worked(cuda, cudaEventRecord(s->unloaded[s->next], cuda->stream), "mark an upload");
+        s->used += (part + STAGE_ALIGNMENT - 1) / STAGE_ALIGNMENT * STAGE_ALIGNMENT;
     }
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/status.h"
+#include "kernels/pool.h"
 
 enum { MAX_FREQUENCIES = 256 };
 
@@ -22,21 +23,38 @@ static int axis_of(int i, const int section[3])
     return 0;
 }
 
+typedef struct text_table {
+    float *table;
+    const int32_t *positions;
+    int64_t n_tokens;
+    int half;
+    const int *section;
+    float inv[MAX_FREQUENCIES];
+} text_table;
+
+static void text_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const text_table *j = arg;
+    (void)thread;
+    for (int64_t t = begin; t < end; t++) {
+        float *row = j->table + t * 2 * j->half;
+        for (int i = 0; i < j->half; i++) {
+            float angle = (float)j->positions[axis_of(i, j->section) * j->n_tokens + t] * j->inv[i];
+            row[i] = cosf(angle);
+            row[j->half + i] = sinf(angle);
+        }
+    }
+}
+
 void q3_rotary_text(float *table, const int32_t *positions, int64_t n_tokens, int head_dim, double theta,
                     const int section[3])
 {
-    float inv[MAX_FREQUENCIES];
-    int half = head_dim / 2;
-    Q3_CHECK(half <= MAX_FREQUENCIES, "head size %d", head_dim);
-    frequencies(inv, half, head_dim, (float)theta);
-    for (int64_t t = 0; t < n_tokens; t++) {
-        float *row = table + t * head_dim;
-        for (int i = 0; i < half; i++) {
-            float angle = (float)positions[axis_of(i, section) * n_tokens + t] * inv[i];
-            row[i] = cosf(angle);
-            row[half + i] = sinf(angle);
-        }
-    }
+    text_table j = {
+        .table = table, .positions = positions, .n_tokens = n_tokens, .half = head_dim / 2, .section = section
+    };
+    Q3_CHECK(j.half <= MAX_FREQUENCIES, "head size %d", head_dim);
+    frequencies(j.inv, j.half, head_dim, (float)theta);
+    q3_parallel(n_tokens, 16, text_rows, &j);
 }
 
 static void vision_row(float *row, int r, int c, const float *inv, int quarter)
