@@ -75,21 +75,20 @@ q3_status q3_arena_create(q3_arena *out, const char *name, size_t limit)
     return Q3_OK;
 }
 
-/* What the arena has ever handed out lies below this. */
-static size_t touched(const q3_arena *arena)
+/* Is this memory that a sanitizer of the host knows? */
+static bool is_host(const q3_arena *arena)
 {
-    return arena->peak < arena->limit ? arena->peak : arena->limit;
+    return !arena->owner || OWNERS_ARE_HOST;
 }
 
 void q3_arena_destroy(q3_arena *arena)
 {
-    if (arena->owner) {
+    if (arena->base && is_host(arena)) // the addresses may come back from another mmap
+        ASAN_UNPOISON_MEMORY_REGION(arena->base, arena->touched);
+    if (arena->owner)
         arena->owner->release(arena->range);
-    } else if (arena->base) {
-        // the addresses may come back from another mmap
-        ASAN_UNPOISON_MEMORY_REGION(arena->base, touched(arena));
+    else if (arena->base)
         munmap(arena->base, arena->limit);
-    }
     *arena = (q3_arena){ 0 };
 }
 
@@ -122,10 +121,13 @@ void *q3_arena_alloc(q3_arena *arena, size_t bytes)
     arena->used += block_bytes(bytes);
     if (arena->used > arena->peak)
         arena->peak = arena->used;
-    if (arena->owner && !OWNERS_ARE_HOST)
+    if (arena->used > arena->touched)
+        arena->touched = arena->used;
+    if (!is_host(arena))
         return p;
-    ASAN_UNPOISON_MEMORY_REGION(p, bytes);
-    ASAN_POISON_MEMORY_REGION(p + bytes, block_bytes(bytes) - bytes);
+    ASAN_UNPOISON_MEMORY_REGION(p, block_bytes(bytes));
+    if (!arena->late)
+        ASAN_POISON_MEMORY_REGION(p + bytes, block_bytes(bytes) - bytes);
     return p;
 }
 
@@ -165,8 +167,8 @@ size_t q3_arena_mark(const q3_arena *arena)
 void q3_arena_rewind(q3_arena *arena, size_t mark)
 {
     Q3_CHECK(mark <= arena->used, "%s: mark %zu, used %zu", arena->name, mark, arena->used);
-    size_t end = arena->used < arena->limit ? arena->used : arena->limit;
-    if (mark < end && !arena->dry && (!arena->owner || OWNERS_ARE_HOST)) // what was only counted, however much, was never handed out
+    size_t end = arena->used < arena->touched ? arena->used : arena->touched; // the rest was only counted
+    if (mark < end && !arena->dry && !arena->late && is_host(arena))
         ASAN_POISON_MEMORY_REGION(arena->base + mark, end - mark);
     arena->used = mark;
 }

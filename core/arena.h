@@ -21,8 +21,10 @@ typedef struct q3_arena {
     char *base;       /* start of the reserved range */
     size_t used;      /* bytes handed out */
     size_t limit;     /* bytes reserved */
-    size_t peak;      /* largest `used` since creation */
+    size_t peak;      /* largest `used` since creation, or since it was set to 0 */
+    size_t touched;   /* what was ever handed out lies below: sanitizers' red zones too */
     bool dry;         /* only count: addresses are handed out but must not be touched */
+    bool late;        /* what is given back is still to be worked with: no red zones */
     struct q3_cuda *cuda;        /* the device whose memory this is; NULL: the host's */
     const q3_arena_owner *owner; /* of a device's range; NULL on the host */
     void *range;                 /* the owner's */

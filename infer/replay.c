@@ -78,9 +78,11 @@ static q3_tensor *record(q3_replays *r, recording *p, q3_ctx *ctx, q3_pass *pass
     p->uploads = (q3_uploads){ .buffer = q3_device_pinned(r->cuda, UPLOAD_BYTES), .bytes = UPLOAD_BYTES };
     if (p->uploads.buffer) {
         ctx->uploads = &p->uploads;
+        ctx->data->late = true;
         q3_device_record_begin(r->cuda);
         q3_tensor *out = pass(ctx, arg);
         p->graph = q3_device_record_end(r->cuda);
+        ctx->data->late = false;
         ctx->uploads = NULL;
         if (p->graph && q3_ctx_status(ctx) == Q3_OK) {
             q3_device_replay(r->cuda, p->graph);
@@ -97,9 +99,9 @@ static q3_tensor *replay(q3_replays *r, recording *p, q3_ctx *ctx, q3_pass *pass
 {
     p->uploads.used = 0;
     ctx->uploads = &p->uploads;
-    ctx->replaying = true;
+    ctx->replaying = ctx->data->late = true;
     q3_tensor *out = pass(ctx, arg);
-    ctx->replaying = false;
+    ctx->replaying = ctx->data->late = false;
     ctx->uploads = NULL;
     q3_device_replay(r->cuda, p->graph);
     r->launched++;
