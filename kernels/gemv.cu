@@ -1,4 +1,5 @@
 /* kernels/gemv.cu - a linear layer for up to 8 rows; kernels/gemv.h has the table of ways. */
+#include "kernels/int8.cuh"
 #include "kernels/nf4.cuh"
 
 extern "C" {
@@ -194,7 +195,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
 /* ---- any type, any K ---- */
 
 __device__ __forceinline__ float weight_at(const void *w, q3_dtype dtype, const q3_nf4_scales &scales,
-                                           const float *value, int64_t i)
+                                           const float *value, int64_t row, int64_t i)
 {
     switch (dtype) {
     case Q3_BF16:
@@ -204,6 +205,8 @@ __device__ __forceinline__ float weight_at(const void *w, q3_dtype dtype, const 
     case Q3_NF4:
     case Q3_FP4:
         return value[q3_nibble((const uint8_t *)w, i)] * q3_nf4_scale(scales, i);
+    case Q3_I8:
+        return q3_int8(((const int8_t *)w)[i], scales.absmax[row]);
     default:
         return ((const float *)w)[i];
     }
@@ -221,7 +224,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     for (int64_t n = q3_first() >> 5; n < p.N; n += q3_stride() >> 5) {
         float sum[ROWS] = { 0, 0, 0, 0, 0, 0, 0, 0 };
         for (int64_t k = lane; k < p.K; k += 32) {
-            const float w = weight_at(p.w, dtype, scales, value, n * p.K + k);
+            const float w = weight_at(p.w, dtype, scales, value, n, n * p.K + k);
             const T *x = p.x + k;
             for (int m = 0; m < ROWS; m++, x += p.ldx)
                 if (m < p.M)

@@ -2,7 +2,7 @@
  *
  *   Y[M, N] = beta Y + alpha X[M, K] W[N, K]' + bias[N]          kernels/gemm.h, nt (residual too), for M up to 8
  *
- * W may be F32, BF16, F16, NF4 or FP4 (scales plain or nested), X and Y f32 or bf16; sums are f32, in an order that
+ * W may be F32, BF16, F16, NF4 or FP4 (scales plain or nested) or I8, X and Y f32 or bf16; sums are f32, in an order that
  * depends on K and on the way chosen alone.
  *
  *   way            idea                                                           taken when

@@ -92,7 +92,7 @@ static pair weight(q3_dtype dtype, int block, int64_t n)
             ((uint16_t *)(void *)w.data)[i] =
                 (uint16_t)(((uint32_t)(uniform() * 32767) & 0x83ff) | (uint32_t)(7 + i % 9) << 10);
         else
-            w.data[i / 2] = (uint8_t)(fabsf(uniform()) * 255);
+            w.data[dtype == Q3_I8 ? i : i / 2] = (uint8_t)(fabsf(uniform()) * 255);
     w.host = (q3_weight){ .data = w.data, .dtype = dtype, .block = block, .absmax = w.absmax };
     w.device = w.host;
     w.device.data = upload(w.data, bytes);
@@ -189,14 +189,15 @@ static void products_are_those_of_the_reference(void **unused)
 {
     (void)unused;
     cuda = t_device();
-    static const q3_dtype types[] = { Q3_F32, Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4 };
+    static const q3_dtype types[] = { Q3_F32, Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4, Q3_I8 };
     static const int64_t sizes[][3] = { { 9, 1, 1 },      { 12, 7, 33 }, { 33, 65, 257 },
                                         { 29, 128, 300 }, { 1, 40, 16 }, { 257, 33, 7 },
                                         { 0, 5, 6 },      { 20, 0, 6 },  { 20, 5, 0 } };
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
             bool coded = types[t] == Q3_NF4 || types[t] == Q3_FP4;
-            pair w = weight(types[t], coded ? (i % 2 ? 32 : 64) : 0, sizes[i][1] * sizes[i][2]);
+            int block = types[t] == Q3_I8 ? (int)sizes[i][2] : coded ? (i % 2 ? 32 : 64) : 0;
+            pair w = weight(types[t], block, sizes[i][1] * sizes[i][2]);
             for (int bf16 = 0; bf16 < 2; bf16++)
                 for (int r = NT; r <= TN; r++)
                     check((problem){ .r = (role)r,
@@ -217,6 +218,7 @@ static void products_are_those_of_the_reference(void **unused)
 static void a_residual_is_read_instead_of_y(void **unused)
 {
     (void)unused;
+    cuda = t_device();
     static const int64_t sizes[][3] = { { 3, 9, 40 }, { 33, 65, 257 }, { 20, 5, 0 }, { 0, 5, 6 } };
     for (size_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
         const int64_t M = sizes[i / 2][0], N = sizes[i / 2][1], K = sizes[i / 2][2];
@@ -238,6 +240,7 @@ static void a_residual_is_read_instead_of_y(void **unused)
         destroy(&x), destroy(&y), destroy(&bias), destroy(&residual);
         destroy_weight(&w);
     }
+    q3_cuda_close(cuda);
 }
 
 /* The products' bits with and without a copy of the weight. */
@@ -276,6 +279,7 @@ static void a_copy_changes_no_bit(void **unused)
 static void a_shadow_changes_no_bit(void **unused)
 {
     (void)unused;
+    cuda = t_device();
     enum { M = 40, N = 70, K = 96 };
     pair w = weight(Q3_F32, 0, N * K);
     uint16_t half[N * K];
@@ -298,6 +302,7 @@ static void a_shadow_changes_no_bit(void **unused)
     }
     q3_cuda_free(cuda, shadow);
     destroy_weight(&w);
+    q3_cuda_close(cuda);
 }
 
 /* 33000 x 4096 in bf16 is 258 MiB: two slices. Each is right, and a copy is read in the same slices. */

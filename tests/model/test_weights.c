@@ -231,6 +231,37 @@ static void four_bits_on_loading_are_those_of_the_quantized_directory(void **sta
     }
 }
 
+static void check_int8(const q3_tensor *x, const q3_tensor *full)
+{
+    assert_int_equal(x->block, x->shape[1]);
+    const q3_weight a = q3_as_weight(x), b = q3_as_weight(full);
+    for (int64_t i = 0; i < q3_numel(x); i++)
+        if (!(fabsf(q3_weight_at(&a, i) - q3_weight_at(&b, i)) <= 0.5001f / 127 * x->absmax[i / x->block]))
+            fail_msg("%s, element %lld: %g became %g", x->name, (long long)i, (double)q3_weight_at(&b, i),
+                     (double)q3_weight_at(&a, i));
+}
+
+static void eight_bits_on_loading_are_near_by_half_a_step(void **state)
+{
+    (void)state;
+    q3_load_options o = plain;
+    o.load_in_8bit = true;
+    q3_model a = load("tests/golden/model-a/model", &o), b = load("tests/golden/model-a/model", &plain);
+    int64_t n = 0, bytes = 0;
+    for (int i = 0; i < a.n_params; i++) {
+        const q3_tensor *x = a.params[i].tensor, *y = b.params[i].tensor;
+        assert_int_equal(x->dtype == Q3_I8, strstr(x->name, "_proj.weight") != NULL);
+        if (x->dtype != Q3_I8)
+            continue;
+        check_int8(x, y);
+        n += q3_numel(x);
+        bytes += q3_numel(x) + 4 * x->shape[0];
+    }
+    assert_true(n > 0 && n == a.quantized_params && bytes == a.quantized_bytes);
+    q3_model_close(&a);
+    q3_model_close(&b);
+}
+
 static void modules_are_skipped_by_their_beginning_or_end(void **state)
 {
     (void)state;
@@ -457,6 +488,7 @@ int main(void)
         TEST(a_head_in_a_tied_model_is_not_used_and_a_missing_one_is_tied),
         TEST(tensors_that_do_not_fit_the_config_are_named),
         TEST(four_bits_on_loading_are_those_of_the_quantized_directory),
+        TEST(eight_bits_on_loading_are_near_by_half_a_step),
         TEST(modules_are_skipped_by_their_beginning_or_end),
         TEST(random_weights_depend_on_the_seed_alone),
         TEST(saved_models_are_the_reference_files),
