@@ -8,8 +8,8 @@
  * are quantized from the type they have.
  *
  * Only weights are stored so: products take them as w with activations as they are (kernels/gemm.h), where bitsandbytes
- * quantizes activations to int8 too and sets columns with outliers aside. That is more exact, and no faster than
- * 16-bit weights.
+ * quantizes activations to int8 too and sets columns with outliers aside. That leaves an error out, and saves
+ * memory rather than time.
  *
  * NaN or infinite weights leave a NaN or infinite absmax, which the caller can look for; codes of that row are then 0.
  */

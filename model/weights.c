@@ -12,6 +12,7 @@
 #include "kernels/nf4.h"
 #include "kernels/pool.h"
 #include "model/checkpoint_4bit.h"
+#include "model/checkpoint_8bit.h"
 #include "model/checkpoint_files.h"
 
 enum { NAME_BYTES = 256 };
@@ -274,6 +275,16 @@ static void bind_int8(builder *b, q3_tensor *t, const int8_t *codes, const float
     b->m->quantized_bytes += q3_numel(t) + 4 * rows;
 }
 
+/* A directory that is in int8 already. */
+static void stored_int8(builder *b, q3_tensor *t)
+{
+    const int8_t *codes;
+    const float *absmax;
+    b->status = q3_weights_int8(&codes, &absmax, b->files, t->name, t->shape);
+    if (b->status == Q3_OK)
+        bind_int8(b, t, codes, absmax);
+}
+
 static q3_status check_finite(const q3_tensor *t, const float *absmax)
 {
     for (int64_t i = 0; i < t->shape[0]; i++)
@@ -392,6 +403,8 @@ static q3_tensor *matrix(builder *b, const char *name, int64_t rows, int64_t col
         random_matrix(b, t, quantize);
     } else if (q3_weights_is_quantized(b->files, name)) {
         stored_4bit(b, t);
+    } else if (q3_weights_is_int8(b->files, name)) {
+        stored_int8(b, t);
     } else {
         const q3_st_tensor *s;
         b->status = q3_weights_get(&s, b->files, name, 2, shape);
