@@ -6,12 +6,14 @@
  * depends on K and on the way chosen alone.
  *
  *   way            idea                                                           taken when
- *   rows16_mma     16 rows of W are the tensor core's A, X is its B; two codes    X bf16, W bf16 or 4-bit in blocks of
- *                  are looked up at a time in 256 pairs of bf16, a copy a bank    64 or more, K a multiple of 64
+ *   rows16_mma     16 rows of W are the tensor core's A, X is its B; two codes    X bf16, W bf16, I8 or 4-bit in blocks
+ *                  are looked up at a time in 256 pairs of bf16, a copy a bank    of 64 or more, K a multiple of 64
  *   row_per_warp   lanes stride over K, any type, any K (blocks straddle rows)    otherwise
  *
  * Rounding of rows16_mma with 4-bit weights: the 16 values of the code in bf16 (2^-9), the scale times the sum of 64
  * products in f32. Dequantizing rounds value times scale to bf16 instead, which is the same size of error.
+ *
+ * int8 codes are exact in bf16, and the scale multiplies the whole sum.
  *
  * Cost: W read once for every 8 rows of X. Bandwidth-bound; floor = bytes of W / measured GB/s. Not yet timed.
  */
