@@ -2,12 +2,12 @@
  *
  *   Y[M, N] = beta Y + alpha X[M, K] W[N, K]' + bias[N]          kernels/gemm.h, nt (residual too), for M up to 8
  *
- * W may be F32, BF16, F16, NF4 or FP4 (scales plain or nested) or I8, X and Y f32 or bf16; sums are f32, in an order that
- * depends on K and on the way chosen alone.
+ * W may be F32, BF16, F16, I8, NF4 or FP4 (scales plain or nested), X and Y f32 or bf16; sums are f32, in an order
+ * that depends on K and on the way chosen alone.
  *
  *   way            idea                                                           taken when
- *   rows16_mma     16 rows of W are the tensor core's A, X is its B; two codes    X bf16, W bf16, I8 or 4-bit in blocks
- *                  are looked up at a time in 256 pairs of bf16, a copy a bank    of 64 or more, K a multiple of 64
+ *   rows16_mma     16 rows of W are the tensor core's A, X is its B; two codes    X bf16; W bf16, I8, or 4-bit in
+ *                  are looked up at a time in 256 pairs of bf16, a copy a bank    blocks of 64 or more; K of 64s
  *   row_per_warp   lanes stride over K, any type, any K (blocks straddle rows)    otherwise
  *
  * Rounding of rows16_mma with 4-bit weights: the 16 values of the code in bf16 (2^-9), the scale times the sum of 64
