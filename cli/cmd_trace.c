@@ -24,6 +24,7 @@ static const q3_option options[] = {
       .initial = "float32",
       .help = "what to compute in; on CUDA also bfloat16" },
     { .name = "load-in-4bit", .kind = Q3_OPTION_FLAG, .help = "quantize the linear layers (NF4) first" },
+    { .name = "load-in-8bit", .kind = Q3_OPTION_FLAG, .help = "quantize the linear layers (int8) first" },
     { .name = "loss",
       .kind = Q3_OPTION_VALUE,
       .value = "WORD",
@@ -55,7 +56,10 @@ static q3_status read_choices(q3_trace_options *t, const q3_options *o)
 static q3_status run(const q3_options *o)
 {
     q3_trace_options t = { .adapter = q3_options_get(o, "adapter"),
-                           .load_in_4bit = q3_options_given(o, "load-in-4bit") };
+                           .load_in_4bit = q3_options_given(o, "load-in-4bit"),
+                           .load_in_8bit = q3_options_given(o, "load-in-8bit") };
+    if (t.load_in_4bit && t.load_in_8bit)
+        return q3_fail(Q3_ERR_USAGE, "--load-in-4bit and --load-in-8bit are both given; leave out one");
     Q3_TRY(q3_options_need(&t.model, o, "model"));
     Q3_TRY(q3_options_need(&t.batch, o, "batch"));
     Q3_TRY(q3_options_need(&t.out, o, "out"));

@@ -17,7 +17,7 @@ static const struct element {
     q3_dtype dtype;
 } elements[] = {
     { "BOOL", 8, Q3_DTYPES },    { "F4", 4, Q3_DTYPES },      { "F6_E2M3", 6, Q3_DTYPES },
-    { "F6_E3M2", 6, Q3_DTYPES }, { "U8", 8, Q3_U8 },          { "I8", 8, Q3_DTYPES },
+    { "F6_E3M2", 6, Q3_DTYPES }, { "U8", 8, Q3_U8 },          { "I8", 8, Q3_I8 },    
     { "F8_E5M2", 8, Q3_DTYPES }, { "F8_E4M3", 8, Q3_DTYPES }, { "F8_E8M0", 8, Q3_DTYPES },
     { "I16", 16, Q3_DTYPES },    { "U16", 16, Q3_DTYPES },    { "F16", 16, Q3_F16 },
     { "BF16", 16, Q3_BF16 },     { "I32", 32, Q3_I32 },       { "U32", 32, Q3_DTYPES },

@@ -221,9 +221,11 @@ static q3_status forward_backward(tracer *t)
 
 static q3_status prepare(tracer *t)
 {
-    const q3_load_options load = {
-        .load_in_4bit = t->o->load_in_4bit, .code = Q3_NF4, .double_quant = true, .values = &t->values
-    };
+    const q3_load_options load = { .load_in_4bit = t->o->load_in_4bit,
+                                   .load_in_8bit = t->o->load_in_8bit,
+                                   .code = Q3_NF4,
+                                   .double_quant = true,
+                                   .values = &t->values };
     q3_lora_config lora;
     Q3_TRY(q3_device_open(&t->cuda, t->o->device ? t->o->device : "cpu"));
     if (t->o->bf16 && !t->cuda)

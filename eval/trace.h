@@ -23,6 +23,7 @@ typedef struct q3_trace_options {
     const char *device; /* "cpu", "cuda:0", ...; NULL: the CPU */
     bool bf16;          /* activations in bfloat16, on CUDA only */
     bool load_in_4bit;
+    bool load_in_8bit;              /* int8; not both */
     q3_checkpointing checkpointing; /* backward only: layers run again; hidden states are not written then */
 } q3_trace_options;
 

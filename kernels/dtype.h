@@ -15,6 +15,7 @@ typedef enum q3_dtype {
     Q3_U8,
     Q3_NF4, /* bitsandbytes: two codes a byte, the first in the high nibble; blocks along the flat index */
     Q3_FP4,
+    Q3_I8, /* bitsandbytes' int8: a code an element and a scale a row, kernels/int8.h */
     Q3_DTYPES
 } q3_dtype;
 
@@ -29,9 +30,9 @@ typedef struct q3_nested {
 /* A matrix operand [rows, cols], row-major, in whatever form it is stored. Borrowed pointers. */
 typedef struct q3_weight {
     const void *data;
-    q3_dtype dtype;      /* F32, BF16, F16, NF4, FP4 */
-    int block;           /* NF4, FP4: elements per absmax, along the flat index (blocks straddle rows) */
-    const float *absmax; /* NF4, FP4: [ceil(rows*cols / block)], double quantization already undone */
+    q3_dtype dtype;      /* F32, BF16, F16, NF4, FP4, I8 */
+    int block;           /* NF4, FP4: elements per absmax, along the flat index, straddling rows; I8: cols */
+    const float *absmax; /* NF4, FP4: [ceil(rows*cols / block)], not double quantized any more; I8: [rows] */
     q3_nested nested;    /* CUDA, where absmax is NULL: the scales as double quantization stores them */
     const void *half;    /* CUDA: the same values in bf16, kept so by whoever changes them; NULL: none */
 } q3_weight;
@@ -116,6 +117,13 @@ static const float q3_fp4_values[16] = {
     -0.0f, -0.005208333333f, -0.66666667f, -1.0f, -0.33333333f, -0.5f, -0.16666667f, -0.25f,
 };
 
+/* What an int8 code stands for, rounded twice as bitsandbytes rounds it: fl(fl(code * absmax) * fl(1 / 127)). */
+#define Q3_INT8_STEP 7.874015718698502e-3f
+static inline float q3_int8_value(int8_t code, float absmax)
+{
+    return (float)code * absmax * Q3_INT8_STEP;
+}
+
 /* Element i of a weight's flat index, as f32. */
 static inline float q3_weight_at(const q3_weight *w, int64_t i)
 {
@@ -129,6 +137,8 @@ static inline float q3_weight_at(const q3_weight *w, int64_t i)
         int code = ((const uint8_t *)w->data)[i / 2] >> (i % 2 ? 0 : 4) & 15;
         return (w->dtype == Q3_NF4 ? q3_nf4_values : q3_fp4_values)[code] * w->absmax[i / w->block];
     }
+    case Q3_I8:
+        return q3_int8_value(((const int8_t *)w->data)[i], w->absmax[i / w->block]);
     default:
         return ((const float *)w->data)[i];
     }

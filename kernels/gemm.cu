@@ -3,9 +3,10 @@
  *   F32 or BF16 weight of the activations' type     as it lies
  *   trained, with a shadow in bf16                  the shadow as it lies
  *   NF4, FP4                                        q3_nf4_dequantize_cuda into scratch
+ *   I8                                              rows by their scale into scratch
  *   other                                           an element a thread into scratch
  *
- * For a few rows (decoding) nt leaves 4-bit weights to kernels/gemv.cu, which reads them as they are.
+ * For a few rows (decoding) nt leaves 4-bit and int8 weights to kernels/gemv.cu, which reads them as they are.
  *
  * Training spends its time in products over thousands of rows, for which one more pass over the weight is 1 or 2 %; a
  * resident copy (q3_weight_cache_add) saves that too. Slices of a large weight: nt writes columns of Y, nn adds to all
@@ -14,7 +15,7 @@
  * The bias is rounded to the type of Y, which is exact for biases that come from a bf16 checkpoint, and added by
  * cuBLASLt before Y is rounded. An empty sum is left to a kernel here.
  */
-#include "kernels/device.cuh"
+#include "kernels/int8.cuh"
 
 extern "C" {
 #include "kernels/cublaslt.h"
@@ -50,6 +51,17 @@ template <class To, class From> __global__ void convert_each(To *to, const From 
         q3_set(&to[i], q3_value(from[i]));
 }
 
+template <class To, int N>
+__global__ void convert_int8(To *to, const int8_t *codes, const float *absmax, int64_t rows, int64_t cols, int shift)
+{
+    for (int64_t row = q3_first() >> shift; row < rows; row += q3_stride() >> shift)
+        for (int64_t c = q3_lane(shift) * N; c < cols; c += N << shift) {
+            float v[N];
+            q3_int8_load(v, codes + row * cols + c, absmax[row]);
+            q3_store(to + row * cols + c, v);
+        }
+}
+
 /* y = beta old + bias, [rows, cols]; old may be y. */
 template <class T>
 __global__ void empty_sum(T *y, const T *old, const float *bias, float beta, int64_t rows, int64_t cols, int64_t ld)
@@ -72,14 +84,36 @@ template <class To> void convert_to(To *to, const q3_weight *w, int64_t first, i
         Q3_LAUNCH(cuda, (convert_each<To, float>), grid, THREADS, 0, to, (const float *)w->data + first, n);
 }
 
+template <class To, int N>
+void int8_to(To *to, const q3_weight *w, int64_t first, int64_t n, q3_cuda *cuda)
+{
+    const int64_t rows = n / w->block;
+    const int shift = q3_row_shift(w->block / N);
+    Q3_LAUNCH(cuda, (convert_int8<To, N>), q3_blocks(rows << shift, THREADS), THREADS, 0, to,
+              (const int8_t *)w->data + first, w->absmax + first / w->block, rows, (int64_t)w->block, shift);
+}
+
+template <class To> void int8_to(To *to, const q3_weight *w, int64_t first, int64_t n, q3_cuda *cuda)
+{
+    if (q3_wide<To>(w->block, to, w->data))
+        int8_to<To, q3_width<To>::elements>(to, w, first, n, cuda);
+    else
+        int8_to<To, 1>(to, w, first, n, cuda);
+}
+
 bool is_4bit(const q3_weight *w)
 {
     return w->dtype == Q3_NF4 || w->dtype == Q3_FP4;
 }
 
-/* Elements [first, first + n) of a weight's flat index. 4-bit: first is a multiple of a group of 256 scales. */
+/* Elements [first, first + n) of a weight's flat index. 4-bit: first is a multiple of a group of 256 scales; int8: of
+ * a row, as n is. */
 void convert(void *to, q3_dtype dtype, const q3_weight *w, int64_t first, int64_t n, q3_cuda *cuda)
 {
+    if (w->dtype == Q3_I8) {
+        Q3_BY_TYPE(dtype, T, int8_to((T *)to, w, first, n, cuda));
+        return;
+    }
     if (!is_4bit(w)) {
         Q3_BY_TYPE(dtype, T, convert_to((T *)to, w, first, n, cuda));
         return;
@@ -260,7 +294,7 @@ void q3_gemm_nt_cuda(const q3_gemm_nt_args *a, q3_cuda *cuda)
     }
     if (a->M == 0 || a->N == 0)
         return;
-    if (a->M <= Q3_GEMV_ROWS && is_4bit(&a->w)) {
+    if (a->M <= Q3_GEMV_ROWS && (is_4bit(&a->w) || a->w.dtype == Q3_I8)) {
         q3_gemv_cuda(a, cuda);
         return;
     }

@@ -149,13 +149,22 @@ static void from_codes(float *out, const uint8_t *codes, const float *values, fl
         out[i] = values[i % 2 ? codes[i / 2] & 15 : codes[i / 2] >> 4] * scale;
 }
 
+static void from_int8(float *out, const int8_t *codes, float absmax, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        out[i] = q3_int8_value(codes[i], absmax);
+}
+
 static void from_blocks(float *out, const q3_weight *w, int64_t at, int64_t n)
 {
     const float *values = w->dtype == Q3_NF4 ? q3_nf4_values : q3_fp4_values;
     int64_t block = at / w->block, end = at + n;
     while (at < end) {
         int64_t stop = least(end, (block + 1) * w->block);
-        from_codes(out, w->data, values, w->absmax[block], at, stop - at);
+        if (w->dtype == Q3_I8)
+            from_int8(out, (const int8_t *)w->data + at, w->absmax[block], stop - at);
+        else
+            from_codes(out, w->data, values, w->absmax[block], at, stop - at);
         out += stop - at;
         at = stop;
         block++;

@@ -1,4 +1,5 @@
 /* kernels/gemv.cu - a linear layer for up to 8 rows; kernels/gemv.h has the table of ways. */
+#include "kernels/int8.cuh"
 #include "kernels/nf4.cuh"
 
 extern "C" {
@@ -41,7 +42,7 @@ template <class T> __device__ __forceinline__ void finish(const product<T> &p, i
 /* A row's 16 weights of this lane in a chunk, as pairs of bf16. Which 16 of the 64 they are is free, as long as X is
  * read alike: lane q of 4 takes elements offset(q, 0) .. + 7 and offset(q, 1) .. + 7. */
 struct rows_bf16 {
-    enum { SCALED = 0, IN_FLIGHT = 2 };
+    enum { SCALED = 0, ROW_SCALED = 0, IN_FLIGHT = 2 };
     struct raw {
         uint4 half[2];
     };
@@ -60,7 +61,7 @@ struct rows_bf16 {
 };
 
 struct rows_4bit {
-    enum { SCALED = 1, IN_FLIGHT = 4 };
+    enum { SCALED = 1, ROW_SCALED = 0, IN_FLIGHT = 4 };
     typedef uint2 raw;
     static __device__ __forceinline__ int offset(int q, int half) { return 16 * q + 8 * half; }
     static __device__ __forceinline__ raw load(const void *w, int64_t at, int q)
@@ -72,6 +73,29 @@ struct rows_4bit {
         for (int i = 0; i < 4; i++) {
             to[i] = table[(r.x >> (8 * i) & 255) * 32];
             to[i + 4] = table[(r.y >> (8 * i) & 255) * 32];
+        }
+    }
+};
+
+/* Codes are whole numbers up to 127, which bf16 holds exactly. */
+struct rows_int8 {
+    enum { SCALED = 0, ROW_SCALED = 1, IN_FLIGHT = 2 };
+    typedef uint4 raw;
+    static __device__ __forceinline__ int offset(int q, int half) { return 16 * q + 8 * half; }
+    static __device__ __forceinline__ raw load(const void *w, int64_t at, int q)
+    {
+        return *(const uint4 *)((const int8_t *)w + at + 16 * q);
+    }
+    static __device__ __forceinline__ uint32_t pair(uint32_t codes)
+    {
+        return q3_pack_bf16((float)(int8_t)codes, (float)(int8_t)(codes >> 8));
+    }
+    static __device__ __forceinline__ void pairs(uint32_t (&to)[8], const raw &r, const uint32_t *)
+    {
+        const uint32_t codes[4] = { r.x, r.y, r.z, r.w };
+        for (int i = 0; i < 4; i++) {
+            to[2 * i] = pair(codes[i]);
+            to[2 * i + 1] = pair(codes[i] >> 16);
         }
     }
 };
@@ -176,6 +200,9 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
         float sum[4] = { 0, 0, 0, 0 };
         sum_chunks<W>(sum, p, scales, table + lane, top, bottom, warp * chunks / WARPS,
                       (warp + 1) * chunks / WARPS);
+        if (W::ROW_SCALED)
+            for (int i = 0; i < 4; i++)
+                sum[i] *= scales.absmax[i < 2 ? top : bottom] * Q3_INT8_STEP;
         float *own = part + (warp * TILE + g) * ROWS + 2 * q;
         own[0] = sum[0], own[1] = sum[1];
         own[8 * ROWS] = sum[2], own[8 * ROWS + 1] = sum[3];
@@ -194,7 +221,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
 /* ---- any type, any K ---- */
 
 __device__ __forceinline__ float weight_at(const void *w, q3_dtype dtype, const q3_nf4_scales &scales,
-                                           const float *value, int64_t i)
+                                           const float *value, int64_t row, int64_t i)
 {
     switch (dtype) {
     case Q3_BF16:
@@ -204,6 +231,8 @@ __device__ __forceinline__ float weight_at(const void *w, q3_dtype dtype, const 
     case Q3_NF4:
     case Q3_FP4:
         return value[q3_nibble((const uint8_t *)w, i)] * q3_nf4_scale(scales, i);
+    case Q3_I8:
+        return q3_int8(((const int8_t *)w)[i], scales.absmax[row]);
     default:
         return ((const float *)w)[i];
     }
@@ -221,7 +250,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     for (int64_t n = q3_first() >> 5; n < p.N; n += q3_stride() >> 5) {
         float sum[ROWS] = { 0, 0, 0, 0, 0, 0, 0, 0 };
         for (int64_t k = lane; k < p.K; k += 32) {
-            const float w = weight_at(p.w, dtype, scales, value, n * p.K + k);
+            const float w = weight_at(p.w, dtype, scales, value, n, n * p.K + k);
             const T *x = p.x + k;
             for (int m = 0; m < ROWS; m++, x += p.ldx)
                 if (m < p.M)
@@ -244,7 +273,7 @@ bool four_bit(const q3_gemm_nt_args *a)
 
 bool fits_mma(const q3_gemm_nt_args *a, int64_t ldx)
 {
-    bool type = a->w.dtype == Q3_BF16 || (four_bit(a) && a->w.block >= CHUNK);
+    bool type = a->w.dtype == Q3_BF16 || a->w.dtype == Q3_I8 || (four_bit(a) && a->w.block >= CHUNK);
     bool aligned = (uintptr_t)a->x % 16 == 0 && ldx % 8 == 0 && (uintptr_t)a->w.data % 16 == 0;
     return a->dtype == Q3_BF16 && type && aligned && a->K % CHUNK == 0;
 }
@@ -273,7 +302,9 @@ void launch_mma(const q3_gemm_nt_args *a, const product<q3_bf16> &p, q3_cuda *cu
     const q3_nf4_scales scales = q3_nf4_scales_of(a->w.absmax, &a->w.nested, a->w.block);
     const q3_nf4_book book = q3_nf4_book_of(a->w.dtype);
     unsigned tiles = q3_blocks(p.N, TILE), most = BLOCKS_PER_SM * (unsigned)cuda->multiprocessors;
-    if (!four_bit(a))
+    if (a->w.dtype == Q3_I8)
+        Q3_LAUNCH(cuda, rows16_mma<rows_int8>, tiles, THREADS, 0, p, scales, book);
+    else if (!four_bit(a))
         Q3_LAUNCH(cuda, rows16_mma<rows_bf16>, tiles, THREADS, 0, p, scales, book);
     else // a block fills its table once: no more blocks than run at a time
         Q3_LAUNCH(cuda, rows16_mma<rows_4bit>, most && most < tiles ? most : tiles, THREADS, 256 * 32 * 4, p,

@@ -1,10 +1,10 @@
 extern "C" {
 #include "kernels/rows.h"
 }
+#include "kernels/int8.cuh"
 #include "kernels/nf4.cuh"
-#include "kernels/wide.cuh"
 
-/* Elements [at, at + N) of a weight, by how it is stored: S each, or 4-bit codes, whose book the block opens. */
+/* Elements [at, at + N) of a weight, by how it is stored: S each, 4-bit codes, whose book the block opens, or int8. */
 template <class S> struct plain_reader {
     const S *data;
 
@@ -35,6 +35,19 @@ struct code_reader {
     }
 };
 
+/* A piece lies in one row. */
+struct int8_reader {
+    const int8_t *codes;
+    const float *absmax;
+    int64_t cols;
+
+    __device__ __forceinline__ void open(float *) const {}
+    template <int N> __device__ __forceinline__ void read(float (&v)[N], int64_t at, const float *) const
+    {
+        q3_int8_load(v, codes + at, absmax[at / cols]);
+    }
+};
+
 /* Host: runs the statement with R for the type of a reader of the weight w_ and `reader` for one. */
 #define Q3_BY_WEIGHT(w_, R, reader, statement)                                                               \
     do {                                                                                                     \
@@ -49,6 +62,10 @@ struct code_reader {
         } else if ((w_)->dtype == Q3_F32) {                                                                  \
             typedef plain_reader<float> R;                                                                   \
             const R reader = { (const float *)(w_)->data };                                                  \
+            statement;                                                                                       \
+        } else if ((w_)->dtype == Q3_I8) {                                                                   \
+            typedef int8_reader R;                                                                           \
+            const R reader = { (const int8_t *)(w_)->data, (w_)->absmax, (w_)->block };                      \
             statement;                                                                                       \
         } else {                                                                                             \
             typedef code_reader R;                                                                           \

@@ -250,7 +250,7 @@ q3_status q3_weights_get(const q3_st_tensor **out, q3_weights *w, const char *na
     const q3_st_tensor *t = e->tensor;
     if (t->dtype != Q3_F32 && t->dtype != Q3_BF16 && t->dtype != Q3_F16)
         return q3_fail(Q3_ERR_MODEL,
-                       "%s: tensor %s is %s; weights are read as F32, BF16, F16 or bitsandbytes' 4 bits",
+                       "%s: tensor %s is %s; weights are read as F32, BF16, F16 or bitsandbytes' 4 and 8 bits",
                        q3_safetensors_path(e->file), t->name, t->dtype_name);
     q3_st_tensor want = { .ndim = ndim };
     memcpy(want.shape, shape, sizeof *shape * (size_t)ndim);

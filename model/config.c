@@ -344,16 +344,23 @@ static q3_status read_quantization(q3_quantization_config *q, q3_arena *mem, con
         return Q3_OK;
     Q3_TRY(need_object(&s, top, "quantization_config", "quantization_config"));
     Q3_TRY(need_word(&s, "quant_method", "bitsandbytes"));
-    bool four;
+    bool four, eight;
     Q3_TRY(maybe_bool(&four, &s, "load_in_4bit", false));
-    if (!four)
+    Q3_TRY(maybe_bool(&eight, &s, "load_in_8bit", false));
+    if (four == eight)
         return bad(&s, "load_in_4bit",
-                   "is not true; 8-bit weights are not supported, 4-bit and unquantized ones are");
+                   four ? "is true and so is load_in_8bit; a weight has one form"
+                        : "is not true, nor is load_in_8bit; other forms are not supported");
+    q->present = true;
+    if (eight) {
+        q->code = Q3_I8;
+        q->compute = Q3_F32;
+        return read_skip(q, mem, &s);
+    }
     const cJSON *type = get(&s, "bnb_4bit_quant_type"), *compute = get(&s, "bnb_4bit_compute_dtype");
     const char *name = cJSON_IsString(type) ? type->valuestring : "fp4"; // the library's default
     if (strcmp(name, "nf4") != 0 && strcmp(name, "fp4") != 0)
         return bad(&s, "bnb_4bit_quant_type", "is %s; expected \"nf4\" or \"fp4\"", name);
-    q->present = true;
     q->code = *name == 'n' ? Q3_NF4 : Q3_FP4;
     q->compute = cJSON_IsString(compute) ? q3_torch_dtype_parse(compute->valuestring) : Q3_F32;
     if (q->compute == Q3_DTYPES)

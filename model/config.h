@@ -50,10 +50,10 @@ typedef struct q3_vision_config {
     int deepstack[Q3_MAX_DEEPSTACK]; /* their indices, rising; the i-th goes to decoder layer i */
 } q3_vision_config;
 
-/* quantization_config of bitsandbytes, 4 bits. */
+/* quantization_config of bitsandbytes. */
 typedef struct q3_quantization_config {
     bool present;
-    q3_dtype code;    /* Q3_NF4, Q3_FP4 */
+    q3_dtype code;    /* Q3_NF4, Q3_FP4, Q3_I8 */
     bool nested;      /* double quantization */
     q3_dtype compute; /* F32, BF16, F16: what the reference would compute in */
     int n_skip;

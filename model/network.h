@@ -69,7 +69,7 @@ typedef struct q3_model {
     int n_projections;
     q3_arena *values;         /* borrowed: what parameters lie in, on the device that computes */
     q3_weights *files;        /* the maps that matrices lie in; NULL for random weights */
-    int64_t quantized_bytes;  /* of the 4-bit matrices, their scales included */
+    int64_t quantized_bytes;  /* of the quantized matrices, their scales included */
     int64_t quantized_params; /* elements in them */
 } q3_model;
 

@@ -8,9 +8,11 @@
 #include "core/log.h"
 #include "core/quantized.h"
 #include "core/rng.h"
+#include "kernels/int8.h"
 #include "kernels/nf4.h"
 #include "kernels/pool.h"
 #include "model/checkpoint_4bit.h"
+#include "model/checkpoint_8bit.h"
 #include "model/checkpoint_files.h"
 
 enum { NAME_BYTES = 256 };
@@ -42,6 +44,11 @@ bool q3_module_skipped(const q3_load_options *o, const char *path)
             return true;
     }
     return false;
+}
+
+static bool quantizes(const q3_load_options *o, const char *path)
+{
+    return (o->load_in_4bit || o->load_in_8bit) && !q3_module_skipped(o, path);
 }
 
 typedef struct random_job {
@@ -257,8 +264,58 @@ static q3_status quantize_on_device(builder *b, q3_tensor *t, const void *x, q3_
 }
 #endif
 
+static void bind_int8(builder *b, q3_tensor *t, const int8_t *codes, const float *absmax)
+{
+    const int64_t rows = t->shape[0];
+    t->dtype = Q3_I8;
+    t->block = (int)t->shape[1];
+    t->data = placed(b, codes, q3_nbytes(t));
+    t->absmax = placed(b, absmax, (size_t)rows * sizeof *absmax);
+    b->m->quantized_params += q3_numel(t);
+    b->m->quantized_bytes += q3_numel(t) + 4 * rows;
+}
+
+/* A directory that is in int8 already. */
+static void stored_int8(builder *b, q3_tensor *t)
+{
+    const int8_t *codes;
+    const float *absmax;
+    b->status = q3_weights_int8(&codes, &absmax, b->files, t->name, t->shape);
+    if (b->status == Q3_OK)
+        bind_int8(b, t, codes, absmax);
+}
+
+static q3_status check_finite(const q3_tensor *t, const float *absmax)
+{
+    for (int64_t i = 0; i < t->shape[0]; i++)
+        if (!isfinite(absmax[i]))
+            return q3_fail(Q3_ERR_MODEL, "tensor %s holds NaN or infinite weights", t->name);
+    return Q3_OK;
+}
+
+/* On the host, whatever computes. */
+static void quantize_int8(builder *b, q3_tensor *t, const void *x, q3_dtype dtype)
+{
+    const size_t mark = q3_arena_mark(b->mem);
+    int8_t *codes = Q3_NEW(b->mem, int8_t, q3_numel(t));
+    float *absmax = Q3_NEW(b->mem, float, t->shape[0]);
+    b->status = codes && absmax ? Q3_OK : Q3_ERR_MEMORY;
+    if (b->status == Q3_OK && !b->mem->dry) {
+        q3_int8_quantize_cpu(&(q3_int8_quantize_args){ codes, absmax, x, dtype, t->shape[0], t->shape[1] });
+        b->status = check_finite(t, absmax);
+    }
+    if (b->status == Q3_OK)
+        bind_int8(b, t, codes, absmax);
+    if (b->m->values->cuda)
+        q3_arena_rewind(b->mem, mark);
+}
+
 static void quantize_now(builder *b, q3_tensor *t, const void *x, q3_dtype dtype)
 {
+    if (b->o->load_in_8bit) {
+        quantize_int8(b, t, x, dtype);
+        return;
+    }
 #if defined(Q3_CUDA)
     if (b->m->values->cuda && !b->m->values->dry) {
         b->status = quantize_on_device(b, t, x, dtype);
@@ -289,10 +346,17 @@ static void *unwritten(builder *b, size_t bytes)
 static void blank_matrix(builder *b, q3_tensor *t, bool quantize)
 {
     const int64_t blocks = (q3_numel(t) + Q3_4BIT_BLOCK - 1) / Q3_4BIT_BLOCK, groups = (blocks + 255) / 256;
-    t->dtype = quantize ? b->o->code : Q3_BF16;
+    t->dtype = !quantize ? Q3_BF16 : b->o->load_in_8bit ? Q3_I8 : b->o->code;
     t->data = unwritten(b, q3_nbytes(t));
     if (!quantize)
         return;
+    if (t->dtype == Q3_I8) {
+        t->block = (int)t->shape[1];
+        t->absmax = unwritten(b, (size_t)t->shape[0] * sizeof(float));
+        b->m->quantized_params += q3_numel(t);
+        b->m->quantized_bytes += q3_numel(t) + 4 * t->shape[0];
+        return;
+    }
     t->block = Q3_4BIT_BLOCK;
     if (b->m->values->cuda && b->o->double_quant) {
         t->nested.codes = unwritten(b, (size_t)blocks);
@@ -339,6 +403,8 @@ static q3_tensor *matrix(builder *b, const char *name, int64_t rows, int64_t col
         random_matrix(b, t, quantize);
     } else if (q3_weights_is_quantized(b->files, name)) {
         stored_4bit(b, t);
+    } else if (q3_weights_is_int8(b->files, name)) {
+        stored_int8(b, t);
     } else {
         const q3_st_tensor *s;
         b->status = q3_weights_get(&s, b->files, name, 2, shape);
@@ -368,7 +434,7 @@ static void projection(builder *b, q3_proj *p, const char *path, int64_t out, in
     if (!(p->path = q3_arena_strdup(b->mem, path)))
         b->status = Q3_ERR_MEMORY;
     snprintf(name, sizeof name, "%s.weight", path);
-    p->w = matrix(b, name, out, in, b->o->load_in_4bit && !q3_module_skipped(b->o, path));
+    p->w = matrix(b, name, out, in, quantizes(b->o, path));
     snprintf(name, sizeof name, "%s.bias", path);
     p->b = bias ? vector(b, name, out) : NULL;
     p->stream = (uint32_t)b->m->n_projections;
@@ -480,8 +546,7 @@ static void head(builder *b)
                     q3_weights_dir(b->files));
         b->m->head = b->m->embed;
     } else {
-        b->m->head = matrix(b, "lm_head.weight", c->vocab_size, c->hidden_size,
-                            b->o->load_in_4bit && !q3_module_skipped(b->o, "lm_head"));
+        b->m->head = matrix(b, "lm_head.weight", c->vocab_size, c->hidden_size, quantizes(b->o, "lm_head"));
     }
 }
 
@@ -557,9 +622,10 @@ q3_status q3_model_train_all(q3_trainable *out, q3_model *m, q3_arena *mem)
         names[i] = tensors[i]->name;
         if (tensors[i]->dtype > Q3_F16)
             return q3_fail(Q3_ERR_USAGE,
-                           "train.tune is full, and %s is in 4 bits; set quantization.load_in_4bit to false "
+                           "train.tune is full, and %s is in %s; set quantization.load_in_%dbit to false "
                            "and give a model that is not quantized",
-                           names[i]);
+                           names[i], tensors[i]->dtype == Q3_I8 ? "int8" : "4 bits",
+                           tensors[i]->dtype == Q3_I8 ? 8 : 4);
     }
     return q3_trainable_create(out, mem, m->values, tensors, names, m->n_params);
 }

@@ -1,8 +1,8 @@
 /* model/weights.h - the parameters of a network: from a Hugging Face directory, or from a seed; and back to
  * one.
  *
- * Matrices that are frozen stay in the file's memory map in their 16-bit form, or are quantized to 4 bits one
- * at a time (so that a model larger than memory in 16 bits still loads); a directory that bitsandbytes has
+ * Matrices that are frozen stay in the file's memory map in their 16-bit form, or are quantized to 4 or 8 bits
+ * one at a time (so that a model larger than memory in 16 bits still loads); a directory that bitsandbytes has
  * already quantized is used as it is. Norms and biases are widened to f32. Errors: Q3_ERR_MODEL.
  */
 #ifndef Q3_MODEL_WEIGHTS_H
@@ -13,6 +13,7 @@
 
 typedef struct q3_load_options {
     bool load_in_4bit;       /* quantize the linears; a quantized directory is read as such in any case */
+    bool load_in_8bit;       /* quantize them to int8; not both */
     q3_dtype code;           /* Q3_NF4 or Q3_FP4 */
     bool double_quant;       /* the block scales are quantized too */
     const char *const *skip; /* modules left in 16 bits; NULL: model.visual and lm_head */

@@ -169,6 +169,14 @@ void q3_config_where(char *out, size_t out_bytes, const q3_config *cfg, int id)
     where_text(out, out_bytes, cfg, cfg->places[id]);
 }
 
+/* The default of load_in_4bit: 4 bits, unless 8 are asked for. */
+static void settle_bits(q3_config *cfg, int id)
+{
+    bool bits = id == Q3_KEY_quantization_load_in_4bit || id == Q3_KEY_quantization_load_in_8bit;
+    if (bits && cfg->places[Q3_KEY_quantization_load_in_4bit].origin == Q3_ORIGIN_DEFAULT)
+        cfg->quantization.load_in_4bit = !cfg->quantization.load_in_8bit;
+}
+
 static q3_status set_json(q3_config *cfg, int id, const cJSON *item, q3_config_place place)
 {
     if (cJSON_IsNull(item))
@@ -180,6 +188,7 @@ static q3_status set_json(q3_config *cfg, int id, const cJSON *item, q3_config_p
         return misfit(where, &q3_config_table[id], item);
     }
     cfg->places[id] = place;
+    settle_bits(cfg, id);
     return st;
 }
 

@@ -43,6 +43,16 @@ static q3_status check_build(const q3_config *cfg)
     return Q3_OK;
 }
 
+static q3_status check_quantization(const q3_config *cfg)
+{
+    if (cfg->quantization.load_in_4bit && cfg->quantization.load_in_8bit)
+        return BREACH(
+            cfg, Q3_KEY_quantization_load_in_8bit,
+            "\"quantization.load_in_8bit\" is true and \"quantization.load_in_4bit\" is true; a weight "
+            "is held in one form: set one of them to false");
+    return Q3_OK;
+}
+
 static q3_status check_tune(const q3_config *cfg)
 {
     bool full = cfg->train.tune == Q3_CONFIG_TUNE_FULL;
@@ -51,6 +61,11 @@ static q3_status check_tune(const q3_config *cfg)
             cfg, Q3_KEY_train_tune,
             "\"train.tune\" is \"full\" and \"quantization.load_in_4bit\" is true; 4-bit weights cannot be "
             "trained: set load_in_4bit to false, or tune to \"lora\"");
+    if (full && cfg->quantization.load_in_8bit)
+        return BREACH(
+            cfg, Q3_KEY_train_tune,
+            "\"train.tune\" is \"full\" and \"quantization.load_in_8bit\" is true; int8 weights cannot be "
+            "trained: set load_in_8bit and load_in_4bit to false, or tune to \"lora\"");
     if (full && cfg->lora.init_adapter)
         return BREACH(cfg, Q3_KEY_lora_init_adapter,
                       "\"lora.init_adapter\" is set and \"train.tune\" is \"full\", which trains no adapter");
@@ -181,9 +196,10 @@ static q3_status check_labels(const q3_config *cfg)
 
 q3_status q3_config_check(const q3_config *cfg)
 {
-    static q3_status (*const rules[])(const q3_config *) = { check_build,     check_tune,  check_schedule,
-                                                             check_optimizer, check_turns, check_data,
-                                                             check_sampling,  check_labels };
+    static q3_status (*const rules[])(const q3_config *) = {
+        check_build, check_quantization, check_tune,     check_schedule, check_optimizer,
+        check_turns, check_data,         check_sampling, check_labels
+    };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         Q3_TRY(rules[i](cfg));
     return Q3_OK;

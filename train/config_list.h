@@ -88,7 +88,9 @@ typedef enum q3_config_metric { Q3_CONFIG_METRIC_EVAL_LOSS } q3_config_metric;
       "cpu, cuda or cuda:N; auto: the first CUDA device if there is one, else the CPU")
 
 #define Q3_CONFIG_QUANTIZATION(X) \
-    X(quantization, load_in_4bit, BOOL("true"), "hold the frozen linear layers in 4 bits") \
+    X(quantization, load_in_4bit, BOOL("true"), \
+      "hold the frozen linear layers in 4 bits; false by itself where load_in_8bit is true") \
+    X(quantization, load_in_8bit, BOOL("false"), "hold the frozen linear layers in int8, a scale a row") \
     X(quantization, bnb_4bit_quant_type, ENUM(q3_config_quant, "nf4", "nf4|fp4"), "code book of the 4-bit weights") \
     X(quantization, bnb_4bit_use_double_quant, BOOL("true"), "quantize the block scales once more") \
     X(quantization, bnb_4bit_compute_dtype, ENUM(q3_config_dtype, "auto", "auto|float32|bfloat16"), \

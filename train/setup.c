@@ -16,6 +16,7 @@ static q3_status open_model(q3_trainer *t)
 {
     const q3_config *c = t->config;
     const q3_load_options options = { .load_in_4bit = c->quantization.load_in_4bit,
+                                      .load_in_8bit = c->quantization.load_in_8bit,
                                       .code = c->quantization.bnb_4bit_quant_type == Q3_CONFIG_QUANT_FP4
                                                   ? Q3_FP4
                                                   : Q3_NF4,

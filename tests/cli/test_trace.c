@@ -89,6 +89,7 @@ static void each_option_reaches_the_trace(void **state)
     (void)state;
     assert_traced("", (q3_trace_options){ 0 });
     assert_traced("--dtype float32 --load-in-4bit", (q3_trace_options){ .load_in_4bit = true });
+    assert_traced("--load-in-8bit", (q3_trace_options){ .load_in_8bit = true });
     assert_traced("--adapter " ADAPTER, (q3_trace_options){ .adapter = ADAPTER });
     assert_traced("--adapter " ADAPTER " --backward lora",
                   (q3_trace_options){ .adapter = ADAPTER, .backward = Q3_TRACE_LORA });

@@ -92,7 +92,7 @@ static pair weight(q3_dtype dtype, int block, int64_t n)
             ((uint16_t *)(void *)w.data)[i] =
                 (uint16_t)(((uint32_t)(uniform() * 32767) & 0x83ff) | (uint32_t)(7 + i % 9) << 10);
         else
-            w.data[i / 2] = (uint8_t)(fabsf(uniform()) * 255);
+            w.data[dtype == Q3_I8 ? i : i / 2] = (uint8_t)(fabsf(uniform()) * 255);
     w.host = (q3_weight){ .data = w.data, .dtype = dtype, .block = block, .absmax = w.absmax };
     w.device = w.host;
     w.device.data = upload(w.data, bytes);
@@ -189,14 +189,15 @@ static void products_are_those_of_the_reference(void **unused)
 {
     (void)unused;
     cuda = t_device();
-    static const q3_dtype types[] = { Q3_F32, Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4 };
+    static const q3_dtype types[] = { Q3_F32, Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4, Q3_I8 };
     static const int64_t sizes[][3] = { { 9, 1, 1 },      { 12, 7, 33 }, { 33, 65, 257 },
                                         { 29, 128, 300 }, { 1, 40, 16 }, { 257, 33, 7 },
                                         { 0, 5, 6 },      { 20, 0, 6 },  { 20, 5, 0 } };
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
             bool coded = types[t] == Q3_NF4 || types[t] == Q3_FP4;
-            pair w = weight(types[t], coded ? (i % 2 ? 32 : 64) : 0, sizes[i][1] * sizes[i][2]);
+            int block = types[t] == Q3_I8 ? (int)sizes[i][2] : coded ? (i % 2 ? 32 : 64) : 0;
+            pair w = weight(types[t], block, sizes[i][1] * sizes[i][2]);
             for (int bf16 = 0; bf16 < 2; bf16++)
                 for (int r = NT; r <= TN; r++)
                     check((problem){ .r = (role)r,

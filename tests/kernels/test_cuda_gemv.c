@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include "kernels/gemv.h"
+#include "kernels/int8.h"
 #include "kernels/nf4.h"
 #include "tests/support/device.h"
 
@@ -46,13 +47,27 @@ static weight quantized(q3_cuda *cuda, const float *x, const product_case *c)
     return w;
 }
 
+static weight in_int8(q3_cuda *cuda, const float *x, const product_case *c)
+{
+    int8_t *codes = malloc((size_t)(c->N * c->K));
+    float *absmax = malloc((size_t)c->N * 4);
+    q3_int8_quantize_cpu(&(q3_int8_quantize_args){ codes, absmax, x, Q3_F32, c->N, c->K });
+    weight w = { .host = { .data = codes, .dtype = Q3_I8, .block = (int)c->K, .absmax = absmax } };
+    w.device = w.host;
+    w.parts[0] = t_upload(cuda, codes, (size_t)(c->N * c->K), 0);
+    w.parts[1] = t_upload(cuda, absmax, (size_t)c->N * 4, 0);
+    w.device.data = w.parts[0].at;
+    w.device.absmax = w.parts[1].at;
+    return w;
+}
+
 static weight weight_of(q3_cuda *cuda, const product_case *c)
 {
     const int64_t n = c->N * c->K;
     float *x = malloc((size_t)n * 4);
     t_fill(x, n, 0.05f, 3);
-    if (c->w_dtype == Q3_NF4 || c->w_dtype == Q3_FP4) {
-        weight w = quantized(cuda, x, c);
+    if (c->w_dtype == Q3_NF4 || c->w_dtype == Q3_FP4 || c->w_dtype == Q3_I8) {
+        weight w = c->w_dtype == Q3_I8 ? in_int8(cuda, x, c) : quantized(cuda, x, c);
         free(x);
         return w;
     }
@@ -155,9 +170,9 @@ static void check(q3_cuda *cuda, const product_case *c)
 static void few_rows_go_through_the_tensor_core(void **state)
 {
     (void)state;
-    static const q3_dtype types[] = { Q3_BF16, Q3_NF4, Q3_FP4 };
+    static const q3_dtype types[] = { Q3_BF16, Q3_NF4, Q3_FP4, Q3_I8 };
     q3_cuda *cuda = t_device();
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 4; i++)
         for (int plain = 0; plain < 2; plain++) {
             check(cuda, &(product_case){ Q3_BF16, types[i], 64, plain, 1, 33, 64, plain });
             check(cuda, &(product_case){ Q3_BF16, types[i], 64, false, 2, 16, 640, plain });
@@ -185,12 +200,13 @@ static void blocks_may_straddle_rows(void **state)
 static void any_type_of_weight_is_taken(void **state)
 {
     (void)state;
+    static const q3_dtype types[] = { Q3_F32, Q3_BF16, Q3_F16, Q3_I8 };
     q3_cuda *cuda = t_device();
     for (int dtype = Q3_F32; dtype <= Q3_BF16; dtype++)
-        for (int w = Q3_F32; w <= Q3_F16; w++) {
-            check(cuda, &(product_case){ (q3_dtype)dtype, (q3_dtype)w, 64, false, 1, 1, 1, true });
-            check(cuda, &(product_case){ (q3_dtype)dtype, (q3_dtype)w, 64, false, 4, 37, 257, false });
-            check(cuda, &(product_case){ (q3_dtype)dtype, (q3_dtype)w, 64, false, 8, 20, 4096, true });
+        for (int i = 0; i < 4; i++) {
+            check(cuda, &(product_case){ (q3_dtype)dtype, types[i], 64, false, 1, 1, 1, true });
+            check(cuda, &(product_case){ (q3_dtype)dtype, types[i], 64, false, 4, 37, 257, false });
+            check(cuda, &(product_case){ (q3_dtype)dtype, types[i], 64, false, 8, 20, 4096, true });
         }
     q3_cuda_close(cuda);
 }
@@ -251,9 +267,12 @@ static void the_bits_do_not_depend_on_the_card(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(few_rows_go_through_the_tensor_core), cmocka_unit_test(blocks_may_straddle_rows),
-        cmocka_unit_test(any_type_of_weight_is_taken),         cmocka_unit_test(an_empty_sum_leaves_the_bias),
-        cmocka_unit_test(a_residual_is_read_instead_of_y),     cmocka_unit_test(the_bits_do_not_depend_on_the_card),
+        cmocka_unit_test(few_rows_go_through_the_tensor_core),
+        cmocka_unit_test(blocks_may_straddle_rows),
+        cmocka_unit_test(any_type_of_weight_is_taken),
+        cmocka_unit_test(an_empty_sum_leaves_the_bias),
+        cmocka_unit_test(a_residual_is_read_instead_of_y),
+        cmocka_unit_test(the_bits_do_not_depend_on_the_card),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -56,7 +56,7 @@ static q3_weight weight(q3_dtype dtype, int block, int64_t n)
             ((uint16_t *)(void *)data)[i] =
                 (uint16_t)(((uint32_t)(values[i] * 32767) & 0x83ff) | (7 + i % 9) << 10);
         else
-            data[i / 2] = (uint8_t)(fabsf(values[i]) * 255);
+            data[dtype == Q3_I8 ? i : i / 2] = (uint8_t)(fabsf(values[i]) * 255);
     free(values);
     return (q3_weight){ .data = data, .dtype = dtype, .block = block, .absmax = absmax };
 }
@@ -190,7 +190,7 @@ static void odd_sizes_agree_with_the_reference(void **unused)
 static void every_weight_type_agrees_with_the_reference(void **unused)
 {
     (void)unused;
-    static const q3_dtype types[] = { Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4 };
+    static const q3_dtype types[] = { Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4, Q3_I8 };
     static const int64_t sizes[][3] = {
         { 1, 19, 128 }, { 16, 35, 77 }, { 30, 67, 141 }, { 20, 9, 1 }, { 19, 128, 300 }
     };
@@ -202,7 +202,9 @@ static void every_weight_type_agrees_with_the_reference(void **unused)
                                  .N = sizes[i][1],
                                  .K = sizes[i][2],
                                  .dtype = types[t],
-                                 .block = i % 2 ? 32 : 64,
+                                 .block = types[t] == Q3_I8 ? (int)sizes[i][2]
+                                          : i % 2           ? 32
+                                                            : 64,
                                  .alpha = 1,
                                  .bias = i % 2 });
 }

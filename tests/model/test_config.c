@@ -208,7 +208,9 @@ static void wrong_configs_are_refused_with_their_reason(void **state)
                *r = "tests/golden/formats/reranker-model/config.json";
     expect_refused(q, "\"bitsandbytes\"", "\"awq\"", "quantization_config.quant_method is awq");
     expect_refused(q, "    \"load_in_4bit\": true", "    \"load_in_4bit\": false",
-                   "8-bit weights are not supported");
+                   "load_in_4bit is not true, nor is load_in_8bit");
+    expect_refused(q, "    \"load_in_8bit\": false", "    \"load_in_8bit\": true",
+                   "load_in_4bit is true and so is load_in_8bit");
     expect_refused(q, "\"nf4\"", "\"int4\"", "bnb_4bit_quant_type is int4");
     expect_refused(r, "\"use_sliding_window\": false", "\"use_sliding_window\": true", "only full attention");
     expect_refused(r, "\"full_attention\"", "\"sliding_attention\"", "layer_types holds other types");

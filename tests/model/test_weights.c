@@ -12,6 +12,7 @@
 #include "core/file.h"
 #include "core/quantized.h"
 #include "kernels/pool.h"
+#include "kernels/int8.h"
 #include "model/weights.h"
 #include "tests/support/golden.h"
 
@@ -229,6 +230,143 @@ static void four_bits_on_loading_are_those_of_the_quantized_directory(void **sta
         q3_model_close(&a);
         q3_model_close(&b);
     }
+}
+
+static void check_int8(const q3_tensor *x, const q3_tensor *full)
+{
+    assert_int_equal(x->block, x->shape[1]);
+    const q3_weight a = q3_as_weight(x), b = q3_as_weight(full);
+    for (int64_t i = 0; i < q3_numel(x); i++)
+        if (!(fabsf(q3_weight_at(&a, i) - q3_weight_at(&b, i)) <= 0.5001f / 127 * x->absmax[i / x->block]))
+            fail_msg("%s, element %lld: %g became %g", x->name, (long long)i, (double)q3_weight_at(&b, i),
+                     (double)q3_weight_at(&a, i));
+}
+
+static void eight_bits_on_loading_are_near_by_half_a_step(void **state)
+{
+    (void)state;
+    q3_load_options o = plain;
+    o.load_in_8bit = true;
+    q3_model a = load("tests/golden/model-a/model", &o), b = load("tests/golden/model-a/model", &plain);
+    int64_t n = 0, bytes = 0;
+    for (int i = 0; i < a.n_params; i++) {
+        const q3_tensor *x = a.params[i].tensor, *y = b.params[i].tensor;
+        assert_int_equal(x->dtype == Q3_I8, strstr(x->name, "_proj.weight") != NULL);
+        if (x->dtype != Q3_I8)
+            continue;
+        check_int8(x, y);
+        n += q3_numel(x);
+        bytes += q3_numel(x) + 4 * x->shape[0];
+    }
+    assert_true(n > 0 && n == a.quantized_params && bytes == a.quantized_bytes);
+    q3_model_close(&a);
+    q3_model_close(&b);
+}
+
+static void add_tensor(copy *c, const char *module, const char *part, q3_dtype dtype, int64_t n,
+                       const void *data)
+{
+    q3_st_tensor t = { .dtype = dtype, .ndim = n > 1, .shape = { n }, .data = data };
+    t.name = q3_arena_printf(&mem, "%s%s", module, part);
+    c->tensors[c->n++] = t;
+}
+
+/* The projections in int8, as bitsandbytes stores them. */
+static copy *take_in_int8(const char *from)
+{
+    static const uint8_t row_by_row = 0;
+    copy *c = take(from);
+    for (int i = 0, n = c->n; i < n; i++) {
+        q3_st_tensor *t = &c->tensors[i];
+        if (!strstr(t->name, "_proj.weight"))
+            continue;
+        int8_t *codes = Q3_NEW(&mem, int8_t, q3_st_elements(t));
+        float *absmax = Q3_NEW(&mem, float, t->shape[0]);
+        q3_int8_quantize_cpu(
+            &(q3_int8_quantize_args){ codes, absmax, t->data, t->dtype, t->shape[0], t->shape[1] });
+        const char *module =
+            q3_arena_printf(&mem, "%.*s", (int)(strlen(t->name) - strlen("weight")), t->name);
+        add_tensor(c, module, "SCB", Q3_F32, t->shape[0], absmax);
+        add_tensor(c, module, "weight_format", Q3_U8, 1, &row_by_row);
+        t->dtype = Q3_I8;
+        t->dtype_name = NULL;
+        t->data = codes;
+    }
+    return c;
+}
+
+/* The 4-bit model's config, with the one word for the other; the length stays. */
+static void put_int8_config(void)
+{
+    static const char *const four = "\"load_in_4bit\": true", *const eight = "\"load_in_8bit\": false";
+    char *text, *at;
+    size_t size;
+    must(q3_file_read(&text, &size, "tests/golden/model-a/model-nf4/config.json", 1 << 20));
+    at = strstr(text, four);
+    assert_non_null(at);
+    memcpy(at, "\"load_in_4bit\":false", strlen(four));
+    at = strstr(text, eight);
+    assert_non_null(at);
+    memcpy(at, "\"load_in_8bit\":  true", strlen(eight));
+    must(q3_file_write(join(dir, "config.json"), text, size));
+    q3_free(text);
+}
+
+static void an_int8_directory_is_read_as_it_is(void **state)
+{
+    (void)state;
+    q3_load_options o = plain;
+    o.load_in_8bit = true;
+    copy *c = take_in_int8("tests/golden/model-a/model");
+    put_int8_config();
+    put(c);
+    q3_model a = load("tests/golden/model-a/model", &o), b = load(dir, &plain);
+    assert_true(b.config.quantization.present && b.config.quantization.code == Q3_I8);
+    assert_true(b.quantized_params > 0 && a.quantized_params == b.quantized_params &&
+                a.quantized_bytes == b.quantized_bytes);
+    same_parameters(&a, &b);
+    for (int i = 0; i < a.n_params; i++) {
+        const q3_tensor *x = a.params[i].tensor, *y = b.params[i].tensor;
+        assert_int_equal(x->block, y->block);
+        if (x->dtype == Q3_I8)
+            assert_memory_equal(x->absmax, y->absmax, (size_t)x->shape[0] * sizeof(float));
+    }
+    q3_model_close(&a);
+    q3_model_close(&b);
+    q3_safetensors_close(c->file);
+}
+
+static void int8_weights_that_do_not_fit_are_named(void **state)
+{
+    (void)state;
+    static const float scales[1] = { NAN };
+    static const uint8_t other = 3;
+    copy *c = take_in_int8("tests/golden/model-a/model");
+    q3_st_tensor *t = tensor(c, "model.language_model.layers.2.mlp.up_proj.weight"), good = *t;
+    t->shape[0]--;
+    put(c);
+    refused(dir, &plain, "layers.2.mlp.up_proj.weight is ");
+    *t = good;
+    t = tensor(c, "model.language_model.layers.2.mlp.up_proj.weight_format"), good = *t;
+    t->data = &other;
+    put(c);
+    refused(dir, &plain, "up_proj.weight_format is 3; int8 weights are read row by row");
+    *t = good;
+    t = tensor(c, "model.language_model.layers.2.mlp.up_proj.SCB"), good = *t;
+    t->shape[0] = 1;
+    t->data = scales;
+    put(c);
+    refused(dir, &plain, "up_proj.SCB is F32 [1]; expected F32 with ");
+    t->shape[0] = good.shape[0];
+    float *nan = Q3_ZNEW(&mem, float, t->shape[0]);
+    nan[0] = NAN;
+    t->data = nan;
+    put(c);
+    refused(dir, &plain, "up_proj.SCB holds NaN");
+    *t = c->tensors[--c->n];
+    put(c);
+    refused(dir, &plain, "there is no SCB beside it");
+    q3_safetensors_close(c->file);
 }
 
 static void modules_are_skipped_by_their_beginning_or_end(void **state)
@@ -457,6 +595,9 @@ int main(void)
         TEST(a_head_in_a_tied_model_is_not_used_and_a_missing_one_is_tied),
         TEST(tensors_that_do_not_fit_the_config_are_named),
         TEST(four_bits_on_loading_are_those_of_the_quantized_directory),
+        TEST(eight_bits_on_loading_are_near_by_half_a_step),
+        TEST(an_int8_directory_is_read_as_it_is),
+        TEST(int8_weights_that_do_not_fit_are_named),
         TEST(modules_are_skipped_by_their_beginning_or_end),
         TEST(random_weights_depend_on_the_seed_alone),
         TEST(saved_models_are_the_reference_files),

@@ -301,6 +301,29 @@ static void a_bad_override_leaves_nothing_behind(void **state)
     }
 }
 
+static void four_bits_are_the_default_unless_eight_are_asked_for(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *overrides[3];
+        int n;
+        bool four;
+    } cases[] = { { { "quantization.load_in_8bit=false" }, 1, true },
+                  { { "quantization.load_in_8bit=true" }, 1, false },
+                  { { "quantization.load_in_8bit=true", "quantization.load_in_8bit=false" }, 2, true },
+                  { { "quantization.load_in_4bit=true", "quantization.load_in_8bit=true" }, 2, true },
+                  { { "quantization.load_in_8bit=true", "quantization.load_in_4bit=true",
+                      "~quantization.load_in_4bit" },
+                    3,
+                    false } };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        q3_config c;
+        assert_int_equal(q3_config_load(&c, NULL, cases[i].overrides, cases[i].n), Q3_OK);
+        assert_int_equal(c.quantization.load_in_4bit, cases[i].four);
+        q3_config_free(&c);
+    }
+}
+
 static void rules_between_keys_name_the_keys(void **state)
 {
     (void)state;
@@ -309,6 +332,12 @@ static void rules_between_keys_name_the_keys(void **state)
     assert_unsound(OVERRIDES("train.tune=full", "quantization.load_in_4bit=false", "lora.init_adapter=a"),
                    "\"lora.init_adapter\"");
     assert_sound(OVERRIDES("train.tune=full", "quantization.load_in_4bit=false"));
+    assert_sound(OVERRIDES("quantization.load_in_8bit=true"));
+    assert_sound(OVERRIDES("quantization.load_in_8bit=true", "quantization.load_in_4bit=false"));
+    assert_unsound(OVERRIDES("quantization.load_in_4bit=true", "quantization.load_in_8bit=true"),
+                   "\"quantization.load_in_8bit\" is true and \"quantization.load_in_4bit\" is true");
+    assert_unsound(OVERRIDES("train.tune=full", "quantization.load_in_8bit=true"),
+                   "\"train.tune\" is \"full\" and \"quantization.load_in_8bit\"");
     if (q3_device_built())
         assert_sound(OVERRIDES("model.device=cuda:1"));
     else
@@ -488,6 +517,7 @@ int main(void)
         cmocka_unit_test(lists_may_be_one_pattern),
         cmocka_unit_test(overrides_win_over_the_file_in_order),
         cmocka_unit_test(a_bad_override_leaves_nothing_behind),
+        cmocka_unit_test(four_bits_are_the_default_unless_eight_are_asked_for),
         cmocka_unit_test(rules_between_keys_name_the_keys),
         cmocka_unit_test(a_rule_points_into_the_file),
         cmocka_unit_test(the_effective_config_loads_to_the_same_values),

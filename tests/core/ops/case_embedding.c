@@ -5,8 +5,8 @@ static const struct {
     int64_t V, C, n;
     q3_dtype dtype;
 } settings[] = {
-    { 1, 1, 1, Q3_F32 },   { 33, 7, 97, Q3_F32 }, { 5, 4097, 33, Q3_F32 },
-    { 9, 33, 7, Q3_BF16 }, { 9, 33, 7, Q3_F16 },  { 6, 33, 12, Q3_NF4 },
+    { 1, 1, 1, Q3_F32 },  { 33, 7, 97, Q3_F32 }, { 5, 4097, 33, Q3_F32 }, { 9, 33, 7, Q3_BF16 },
+    { 9, 33, 7, Q3_F16 }, { 6, 33, 12, Q3_NF4 }, { 6, 33, 12, Q3_I8 },    { 5, 64, 9, Q3_I8 },
 };
 
 /* Codes that decode to ordinary numbers: bits without an exponent of all ones. */
@@ -15,10 +15,11 @@ static q3_tensor *frozen(q3_case *c, q3_dtype dtype, int64_t V, int64_t C)
     q3_tensor *t = q3_tensor_wrap(c->mem, NULL, dtype, 2, (const int64_t[]){ V, C });
     uint8_t *bytes = t->data = q3_case_alloc(c, q3_nbytes(t) + 1);
     for (size_t i = 0; i < q3_nbytes(t); i++)
-        bytes[i] = (uint8_t)(q3_case_below(c, 256) & (dtype == Q3_NF4 ? 0xff : 0xbf));
-    t->block = 64;
-    float *absmax = q3_case_alloc(c, (size_t)(V * C / 64 + 1) * sizeof(float));
-    for (int64_t i = 0; i < V * C / 64 + 1; i++)
+        bytes[i] = (uint8_t)(q3_case_below(c, 256) & (dtype == Q3_NF4 || dtype == Q3_I8 ? 0xff : 0xbf));
+    t->block = dtype == Q3_I8 ? (int)C : 64;
+    int64_t blocks = V * C / t->block + 1;
+    float *absmax = q3_case_alloc(c, (size_t)blocks * sizeof(float));
+    for (int64_t i = 0; i < blocks; i++)
         absmax[i] = q3_case_uniform(c, 0.5f, 2);
     t->absmax = absmax;
     return t;
@@ -47,9 +48,12 @@ static void expected(const q3_case *c, double *y)
     int64_t C = t->shape[1];
     for (int64_t k = 0; k < settings[c->variant].n * C; k++) {
         int64_t at = ids[k / C] * C + k % C;
-        uint16_t half = t->dtype == Q3_F32 || t->dtype == Q3_NF4 ? 0 : ((const uint16_t *)t->data)[at];
+        bool is_half = t->dtype == Q3_BF16 || t->dtype == Q3_F16;
+        uint16_t half = is_half ? ((const uint16_t *)t->data)[at] : 0;
         int byte = ((const uint8_t *)t->data)[at / 2];
-        if (t->dtype == Q3_NF4)
+        if (t->dtype == Q3_I8)
+            y[k] = (double)((const int8_t *)t->data)[at] * t->absmax[at / C] / 127;
+        else if (t->dtype == Q3_NF4)
             y[k] = (double)q3_nf4_values[at % 2 ? byte & 15 : byte >> 4] * t->absmax[at / 64];
         else
             y[k] = t->dtype == Q3_F32    ? q3_f32(t)[at]

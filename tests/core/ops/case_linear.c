@@ -16,15 +16,16 @@ static const setting settings[] = {
     { 4, 77, 9, true, Q3_FP4, false },    { 0, 8, 3, true, Q3_F32, false },
     { 4097, 3, 2, true, Q3_F32, false },  { 7, 33, 5, true, Q3_F32, true },
     { 33, 300, 17, false, Q3_NF4, true }, { 0, 8, 3, true, Q3_F32, true },
+    { 17, 45, 29, true, Q3_I8, false },   { 4, 320, 9, true, Q3_I8, true },
+    { 33, 304, 40, false, Q3_I8, true },
 };
 
 q3_tensor *q3_case_weight(q3_case *c, q3_dtype dtype, int64_t rows, int64_t columns)
 {
-    enum { BLOCK = 32 };
     q3_tensor *w = q3_case_parameter(c, rows, columns, 1);
     if (dtype == Q3_F32)
         return w;
-    int64_t n = rows * columns, blocks = (n + BLOCK - 1) / BLOCK;
+    int64_t n = rows * columns, block = dtype == Q3_I8 ? columns : 32, blocks = (n + block - 1) / block;
     float *absmax = q3_case_alloc(c, (size_t)blocks * sizeof *absmax);
     for (int64_t i = 0; i < blocks; i++)
         absmax[i] = q3_case_uniform(c, 0.5f, 1.5f);
@@ -33,10 +34,10 @@ q3_tensor *q3_case_weight(q3_case *c, q3_dtype dtype, int64_t rows, int64_t colu
         if (dtype == Q3_BF16)
             ((uint16_t *)(void *)data)[i] = q3_f32_to_bf16(q3_f32(w)[i]);
         else
-            data[i / 2] = (uint8_t)q3_case_below(c, 256);
+            data[dtype == Q3_I8 ? i : i / 2] = (uint8_t)q3_case_below(c, 256);
     w->data = data;
     w->dtype = dtype;
-    w->block = BLOCK;
+    w->block = (int)block;
     w->absmax = absmax;
     return w;
 }

@@ -13,7 +13,8 @@ static const setting settings[] = {
     { 7, 33, 5, 3, true, Q3_F32, 1, 0, false },      { 33, 40, 17, 16, false, Q3_NF4, 2, 0, false },
     { 19, 65, 34, 4, true, Q3_NF4, 2, 0.3f, false }, { 1, 7, 1, 1, false, Q3_BF16, 1, 0.5f, false },
     { 0, 8, 4, 2, true, Q3_F32, 2, 0.1f, false },    { 300, 24, 40, 8, false, Q3_F32, 2, 0.05f, false },
-    { 33, 40, 17, 16, true, Q3_NF4, 2, 0.3f, true },
+    { 33, 40, 17, 16, true, Q3_NF4, 2, 0.3f, true }, { 33, 40, 18, 16, false, Q3_I8, 2, 0, true },
+    { 5, 65, 34, 4, true, Q3_I8, 2, 0.3f, false },
 };
 
 enum { STREAM = 77 };
