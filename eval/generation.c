@@ -15,7 +15,7 @@ enum { PATH_BYTES = 4096 };
 /* An evaluation on its way. */
 typedef struct evaluator {
     q3_evaluation *out;
-    q3_engine *engine;
+    q3_generator *engine;
     const q3_tokenizer *tokenizer;
     const q3_generation_options *o;
     q3_choice *choices;     /* [n_labels]; NULL without the forced choice */
@@ -188,7 +188,7 @@ static q3_status answer_batch(evaluator *ev, const q3_loaded *l)
                                            .eos = o->eos,
                                            .n_eos = o->n_eos,
                                            .first_request = (uint32_t)(l->index * o->source.batch_size) };
-    Q3_TRY(q3_engine_begin(ev->engine, &l->batch, ev->room));
+    Q3_TRY(q3_generator_begin(ev->engine, &l->batch, ev->room));
     if (ev->choices)
         Q3_TRY(q3_score(ev->scores, ev->engine, ev->choices, o->n_labels));
     Q3_TRY(q3_generate(ev->answers, ev->engine, &generate));
@@ -264,7 +264,7 @@ static q3_status evaluate(evaluator *ev, q3_eval_progress *progress, void *arg)
     return q3_evaluation_measure(e, ev->o->sampling.seed);
 }
 
-q3_status q3_evaluate(q3_evaluation *out, q3_engine *engine, const q3_tokenizer *tokenizer,
+q3_status q3_evaluate(q3_evaluation *out, q3_generator *engine, const q3_tokenizer *tokenizer,
                       const q3_generation_options *options, q3_eval_progress *progress, void *arg)
 {
     double start = q3_seconds();

@@ -16,7 +16,7 @@
 
 #include "eval/loss.h"
 #include "eval/metrics.h"
-#include "infer/engine.h"
+#include "infer/generator.h"
 
 typedef struct q3_generation_options {
     q3_loader_source source; /* taken as prompts in file order, whatever `training` and `shuffle` say */
@@ -60,7 +60,7 @@ typedef struct q3_evaluation {
  * engine's context is used and left empty. On failure there is nothing to free. Errors: those of the
  * loader and the engine; Q3_ERR_DATA (a sample whose label is none of the labels, named), Q3_ERR_USAGE
  * (labels), Q3_ERR_MODEL (tokenizer and model do not fit together). */
-q3_status q3_evaluate(q3_evaluation *out, q3_engine *engine, const q3_tokenizer *tokenizer,
+q3_status q3_evaluate(q3_evaluation *out, q3_generator *engine, const q3_tokenizer *tokenizer,
                       const q3_generation_options *options, q3_eval_progress *progress, void *arg);
 void q3_evaluation_free(q3_evaluation *e); /* fine on a zeroed one */
 

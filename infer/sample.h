@@ -1,6 +1,7 @@
 /* infer/sample.h - from logits to the next token, in the order of transformers' generate (5.17).
  *
- *   repetition penalty -> greedy argmax, or: temperature -> top-k -> top-p -> softmax -> one draw
+ *   repetition penalty -> presence and frequency penalty -> greedy argmax, or:
+ *   temperature -> top-k -> top-p -> min-p -> softmax -> one draw
  *
  * Draws are counted (core/rng.h): keyed by seed, request and position, so they do not depend on the batch.
  */
@@ -15,8 +16,17 @@ typedef struct q3_sampling {
     int top_k;                /* keep the k likeliest and their ties; 0 is off */
     float top_p;              /* keep the smallest set of at least this mass; 1 is off */
     float repetition_penalty; /* 1 is off */
+    float min_p;              /* drop what is less likely than this part of the likeliest; 0 is off */
+    float presence_penalty;   /* subtracted once from each token of the answer so far (OpenAI); 0 is off */
+    float frequency_penalty;  /* subtracted as often as it came */
     uint64_t seed;
 } q3_sampling;
+
+/* One of the likeliest tokens. */
+typedef struct q3_logprob {
+    int32_t id;
+    float logprob;
+} q3_logprob;
 
 /* The likeliest token is always taken: no draw. */
 bool q3_sample_greedy(const q3_sampling *s);

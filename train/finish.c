@@ -63,7 +63,7 @@ q3_status q3_finish_create(q3_finish *out, q3_trainer *t)
     *out = (q3_finish){
         .t = t, .start = q3_seconds(), .first_step = t->state.step, .first_epoch = t->state.epoch
     };
-    Q3_TRY(q3_engine_create(&out->engine, &t->model, &t->ctx));
+    Q3_TRY(q3_generator_create(&out->engine, &t->model, &t->ctx));
     return Q3_OK;
 }
 
@@ -73,7 +73,7 @@ void q3_finish_destroy(q3_finish *f)
         q3_evaluation_free(&f->pre);
     if (f->has_post)
         q3_evaluation_free(&f->post);
-    q3_engine_destroy(&f->engine);
+    q3_generator_destroy(&f->engine);
 }
 
 static q3_status show(void *arg, int64_t done, int64_t of)

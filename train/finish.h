@@ -13,7 +13,7 @@
 
 typedef struct q3_finish {
     q3_trainer *t; /* borrowed */
-    q3_engine engine;
+    q3_generator engine;
     bool has_pre, has_post;
     q3_evaluation pre, post;
     double start; /* q3_seconds() when the process began to train, and where it stood */

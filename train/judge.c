@@ -23,12 +23,12 @@ static q3_status show_answers(void *arg, int64_t done, int64_t of)
 
 static q3_status judge_answers(q3_text *out, q3_trainer *t, const q3_loss_result *loss, const char *dir)
 {
-    q3_engine engine;
+    q3_generator engine;
     q3_evaluation e;
     const q3_generation_options options = q3_generation_options_of(t);
-    Q3_TRY(q3_engine_create(&engine, &t->model, &t->ctx));
+    Q3_TRY(q3_generator_create(&engine, &t->model, &t->ctx));
     q3_status st = q3_evaluate(&e, &engine, t->tokenizer, &options, show_answers, NULL);
-    q3_engine_destroy(&engine);
+    q3_generator_destroy(&engine);
     Q3_TRY(st);
     q3_progress_generation("generation", &e.metrics, e.seconds);
     q3_text_printf(out, "{\n  \"eval_loss\": ");

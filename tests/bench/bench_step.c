@@ -21,7 +21,7 @@
 
 #include "collate/positions.h"
 #include "core/log.h"
-#include "infer/engine.h"
+#include "infer/generator.h"
 #include "kernels/cpu.h"
 #include "kernels/gemm.h"
 #include "kernels/pool.h"
@@ -348,14 +348,14 @@ static q3_status train(bench *b)
     return Q3_OK;
 }
 
-static q3_status generate(bench *b, q3_engine *e, q3_answer_ids *answers)
+static q3_status generate(bench *b, q3_generator *e, q3_answer_ids *answers)
 {
     const q3_generate_options how = { .max_new_tokens = b->o.room,
                                       .sampling = { .temperature = 1, .top_p = 1, .repetition_penalty = 1 } };
     double seconds[2];
     for (int i = 0; i < 2; i++) { // the first one warms up
         double start = q3_seconds();
-        Q3_TRY(q3_engine_begin(e, &b->batch, b->o.room));
+        Q3_TRY(q3_generator_begin(e, &b->batch, b->o.room));
         double prefill = q3_seconds() - start;
         Q3_TRY(q3_generate(answers, e, &how));
         seconds[0] = prefill;
@@ -374,7 +374,7 @@ static q3_status generate(bench *b, q3_engine *e, q3_answer_ids *answers)
 
 static q3_status decode(bench *b)
 {
-    q3_engine e;
+    q3_generator e;
     b->o.tokens = b->o.decode * b->o.prompt;
     b->o.row = b->o.prompt;
     b->o.no_picture = true;
@@ -383,9 +383,9 @@ static q3_status decode(bench *b)
     q3_answer_ids *answers = Q3_NEW(&b->run, q3_answer_ids, b->o.decode);
     if (!answers)
         return Q3_ERR_MEMORY;
-    q3_engine_create(&e, &b->model, &b->ctx);
+    q3_generator_create(&e, &b->model, &b->ctx);
     q3_status st = generate(b, &e, answers);
-    q3_engine_destroy(&e);
+    q3_generator_destroy(&e);
     return st;
 }
 

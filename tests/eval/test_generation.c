@@ -25,7 +25,7 @@ static const int golds[SAMPLES] = { 1, 0, 1, 0, 1, 1, 1 };
 static q3_arena run, step;
 static q3_model model;
 static q3_ctx ctx;
-static q3_engine engine;
+static q3_generator engine;
 static q3_tokenizer *tokenizer;
 static q3_collator collator;
 static q3_dataset *data;
@@ -47,7 +47,7 @@ static int setup(void **state)
         q3_json_open(&golden, TRAINING "/golden.json", (size_t)1 << 20) != Q3_OK)
         fail_msg("%s", q3_error());
     collator.system_prompt = "You judge posts.";
-    assert_int_equal(q3_engine_create(&engine, &model, &ctx), Q3_OK);
+    assert_int_equal(q3_generator_create(&engine, &model, &ctx), Q3_OK);
     return 0;
 }
 
@@ -56,7 +56,7 @@ static int teardown(void **state)
     (void)state;
     q3_json_close(&golden);
     q3_dataset_close(data);
-    q3_engine_destroy(&engine);
+    q3_generator_destroy(&engine);
     q3_tokenizer_close(tokenizer);
     q3_model_close(&model);
     q3_ctx_destroy(&ctx);

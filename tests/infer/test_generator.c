@@ -10,7 +10,7 @@
 
 #include "collate/pack.h"
 #include "core/safetensors.h"
-#include "infer/engine.h"
+#include "infer/generator.h"
 #include "model/weights.h"
 
 enum { ROWS = 3, LENGTH = 31, TOKENS = 24, ROOM = 24, MODELS = 2 };
@@ -29,7 +29,7 @@ typedef struct bed {
     q3_arena run, values, step;
     q3_model model;
     q3_ctx ctx;
-    q3_engine engine;
+    q3_generator engine;
     q3_safetensors *file;
     const int64_t *tokens; /* [ROWS, TOKENS] */
     q3_batch prompts;
@@ -119,7 +119,7 @@ static int setup(void **state)
         assert_int_equal(q3_safetensors_open(&t->file, files[i]), Q3_OK);
         t->tokens = values(t, "out.tokens");
         t->prompts = prompts_of(t, 0, ROWS, NULL, 0);
-        assert_int_equal(q3_engine_create(&t->engine, &t->model, &t->ctx), Q3_OK);
+        assert_int_equal(q3_generator_create(&t->engine, &t->model, &t->ctx), Q3_OK);
     }
     return 0;
 }
@@ -129,7 +129,7 @@ static int teardown(void **state)
     (void)state;
     for (int i = 0; i < MODELS; i++) {
         bed *t = &beds[i];
-        q3_engine_destroy(&t->engine);
+        q3_generator_destroy(&t->engine);
         q3_safetensors_close(t->file);
         q3_model_close(&t->model);
         q3_ctx_destroy(&t->ctx);
@@ -150,7 +150,7 @@ static q3_generate_options greedily(int64_t max_new_tokens)
 
 static void generate(q3_answer_ids *out, bed *t, const q3_batch *b, const q3_generate_options *o)
 {
-    if (q3_engine_begin(&t->engine, b, ROOM) != Q3_OK || q3_generate(out, &t->engine, o) != Q3_OK)
+    if (q3_generator_begin(&t->engine, b, ROOM) != Q3_OK || q3_generate(out, &t->engine, o) != Q3_OK)
         fail_msg("%s", q3_error());
 }
 
@@ -247,7 +247,7 @@ static double uncached_score(bed *t, int row, const q3_choice *c)
 static void scores_are(bed *t, const q3_choice *choices, int n)
 {
     double out[ROWS * 8];
-    if (q3_engine_begin(&t->engine, &t->prompts, ROOM) != Q3_OK ||
+    if (q3_generator_begin(&t->engine, &t->prompts, ROOM) != Q3_OK ||
         q3_score(out, &t->engine, choices, n) != Q3_OK)
         fail_msg("%s", q3_error());
     for (int i = 0; i < ROWS; i++)
@@ -369,7 +369,7 @@ static void repeated_runs_take_no_more_memory(void **state)
         limit = t->engine.cache.limit;
         step = t->step.peak;
     }
-    assert_int_equal(q3_engine_begin(&t->engine, &t->prompts, 1), Q3_OK); // a smaller run keeps what there is
+    assert_int_equal(q3_generator_begin(&t->engine, &t->prompts, 1), Q3_OK); // a smaller run keeps what there is
     assert_int_equal(t->engine.cache.limit, limit);
 }
 
@@ -379,7 +379,7 @@ static void a_batch_of_nothing_is_fine(void **state)
     bed *t = &beds[0];
     const q3_batch none = { 0 };
     const q3_generate_options o = greedily(1);
-    assert_int_equal(q3_engine_begin(&t->engine, &none, ROOM), Q3_OK);
+    assert_int_equal(q3_generator_begin(&t->engine, &none, ROOM), Q3_OK);
     assert_int_equal(t->engine.n_rows, 0);
     assert_int_equal(q3_generate(NULL, &t->engine, &o), Q3_OK);
     assert_int_equal(q3_score(NULL, &t->engine, NULL, 0), Q3_OK);
@@ -392,7 +392,7 @@ static void logits_that_are_not_finite_are_reported(void **state)
     float *w = q3_f32(t->model.norm.w), kept, bad = NAN;
     q3_device_read(t->cuda, &kept, w, sizeof kept);
     q3_device_write(t->cuda, w, &bad, sizeof bad);
-    assert_int_equal(q3_engine_begin(&t->engine, &t->prompts, ROOM), Q3_ERR_FAIL);
+    assert_int_equal(q3_generator_begin(&t->engine, &t->prompts, ROOM), Q3_ERR_FAIL);
     assert_non_null(strstr(q3_error(), "not finite"));
     assert_int_equal(t->engine.n_rows, 0);
     q3_device_write(t->cuda, w, &kept, sizeof kept);
@@ -401,12 +401,12 @@ static void logits_that_are_not_finite_are_reported(void **state)
 static void a_cache_that_does_not_fit_is_refused(void **state)
 {
     (void)state;
-    q3_engine e;
-    assert_int_equal(q3_engine_create(&e, &beds[0].model, &beds[0].ctx), Q3_OK);
-    assert_int_equal(q3_engine_begin(&e, &beds[0].prompts, INT32_MAX), Q3_ERR_LIMIT);
-    assert_int_equal(q3_engine_begin(&e, &beds[0].prompts, INT32_MAX / 4), Q3_ERR_MEMORY);
+    q3_generator e;
+    assert_int_equal(q3_generator_create(&e, &beds[0].model, &beds[0].ctx), Q3_OK);
+    assert_int_equal(q3_generator_begin(&e, &beds[0].prompts, INT32_MAX), Q3_ERR_LIMIT);
+    assert_int_equal(q3_generator_begin(&e, &beds[0].prompts, INT32_MAX / 4), Q3_ERR_MEMORY);
     assert_non_null(strstr(q3_error(), "key/value cache"));
-    q3_engine_destroy(&e);
+    q3_generator_destroy(&e);
 }
 
 static void a_full_step_arena_is_an_error_and_the_engine_goes_on(void **state)
@@ -417,7 +417,7 @@ static void a_full_step_arena_is_an_error_and_the_engine_goes_on(void **state)
     q3_answer_ids out[ROWS];
     size_t limit = t->step.limit;
     t->step.limit = 64 << 10;
-    assert_int_equal(q3_engine_begin(&t->engine, &t->prompts, ROOM), Q3_ERR_MEMORY);
+    assert_int_equal(q3_generator_begin(&t->engine, &t->prompts, ROOM), Q3_ERR_MEMORY);
     assert_non_null(strstr(q3_error(), "step arena"));
     t->step.limit = limit;
     generate(out, t, &t->prompts, &o);
@@ -432,12 +432,12 @@ static void each_failing_allocation_of_the_cache_is_an_error(void **state)
     bed *t = &beds[0];
     int64_t requests = (t->cuda ? 1 : 2) + 2 + 4 * t->model.config.text.layers + 6;
     for (int64_t n = 1; n <= requests; n++) {
-        q3_engine e;
-        assert_int_equal(q3_engine_create(&e, &t->model, &t->ctx), Q3_OK);
+        q3_generator e;
+        assert_int_equal(q3_generator_create(&e, &t->model, &t->ctx), Q3_OK);
         q3_heap_fail_at(n);
-        assert_int_equal(q3_engine_begin(&e, &t->prompts, ROOM), Q3_ERR_MEMORY);
+        assert_int_equal(q3_generator_begin(&e, &t->prompts, ROOM), Q3_ERR_MEMORY);
         q3_heap_fail_at(0);
-        q3_engine_destroy(&e);
+        q3_generator_destroy(&e);
     }
 }
 

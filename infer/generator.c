@@ -1,4 +1,4 @@
-#include "infer/engine.h"
+#include "infer/generator.h"
 
 #include <math.h>
 #include <string.h>
@@ -19,27 +19,27 @@ typedef struct feed {
     int32_t *open;        /* [n_rows]: rows of the engine, for the caller */
 } feed;
 
-q3_status q3_engine_create(q3_engine *out, const q3_model *model, q3_ctx *ctx)
+q3_status q3_generator_create(q3_generator *out, const q3_model *model, q3_ctx *ctx)
 {
-    *out = (q3_engine){ .model = model, .ctx = ctx };
+    *out = (q3_generator){ .model = model, .ctx = ctx };
     return q3_replays_create(&out->replays, ctx);
 }
 
-void q3_engine_destroy(q3_engine *e)
+void q3_generator_destroy(q3_generator *e)
 {
     q3_replays_destroy(e->replays);
     q3_arena_destroy(&e->cache);
     q3_arena_destroy(&e->slabs);
-    *e = (q3_engine){ 0 };
+    *e = (q3_generator){ 0 };
 }
 
-static int64_t vocabulary(const q3_engine *e)
+static int64_t vocabulary(const q3_generator *e)
 {
     return e->model->config.text.vocab_size;
 }
 
 /* Bytes of keys and values, which lie on the device. */
-static size_t slab_bytes(const q3_engine *e, int64_t slots)
+static size_t slab_bytes(const q3_generator *e, int64_t slots)
 {
     const q3_text_config *c = &e->model->config.text;
     size_t one = q3_dtype_bytes(e->ctx->dtype, slots * c->kv_heads * c->head_dim);
@@ -47,12 +47,12 @@ static size_t slab_bytes(const q3_engine *e, int64_t slots)
 }
 
 /* Bytes of everything else that lives in the cache at a time, rounded up generously. */
-static size_t cache_bytes(const q3_engine *e, int64_t slots, int64_t fed, int64_t rows)
+static size_t cache_bytes(const q3_generator *e, int64_t slots, int64_t fed, int64_t rows)
 {
     const q3_text_config *c = &e->model->config.text;
     const size_t block = 256; // alignment and red zone
     size_t slab = sizeof(q3_tensor) + block;
-    size_t per_row = sizeof(q3_engine_row) + 2 * (sizeof(int64_t) + sizeof(q3_segment) + 2 * sizeof(int32_t));
+    size_t per_row = sizeof(q3_generator_row) + 2 * (sizeof(int64_t) + sizeof(q3_segment) + 2 * sizeof(int32_t));
     return 2 * (size_t)c->layers * (slab + sizeof(q3_tensor *)) +
            (size_t)(rows + 2) * (size_t)c->vocab_size * sizeof(float) +
            (size_t)(slots + 5 * fed + rows + 1) * sizeof(int32_t) + (size_t)(rows + 1) * per_row + 32 * block;
@@ -74,7 +74,7 @@ static q3_status reserve(q3_arena *arena, q3_cuda *cuda, size_t bytes)
     return q3_device_arena_create(arena, cuda, "key/value cache", bytes);
 }
 
-static q3_status create_slabs(q3_engine *e)
+static q3_status create_slabs(q3_generator *e)
 {
     const q3_text_config *c = &e->model->config.text;
     const int64_t shape[2] = { e->n_slots, (int64_t)c->kv_heads * c->head_dim };
@@ -104,9 +104,9 @@ static int32_t next_position(const q3_batch *b, int64_t begin, int64_t end)
 }
 
 /* Gives each prompt its run of the slabs and lays down its ids. */
-static q3_status place_prompts(q3_engine *e, const q3_batch *b)
+static q3_status place_prompts(q3_generator *e, const q3_batch *b)
 {
-    e->rows = Q3_NEW(&e->cache, q3_engine_row, b->n_rows);
+    e->rows = Q3_NEW(&e->cache, q3_generator_row, b->n_rows);
     e->tokens = Q3_NEW(&e->cache, int32_t, e->n_slots);
     e->logits = Q3_NEW(&e->cache, float, vocabulary(e) * b->n_rows);
     if (!e->rows || !e->tokens || !e->logits)
@@ -114,13 +114,13 @@ static q3_status place_prompts(q3_engine *e, const q3_batch *b)
     for (int i = 0; i < b->n_rows; i++) {
         int64_t begin = b->row_begin[i], n = b->row_begin[i + 1] - begin;
         Q3_CHECK(n > 0, "row %d of the prompts is empty", i);
-        e->rows[i] = (q3_engine_row){ begin + i * e->room, n, next_position(b, begin, begin + n) };
+        e->rows[i] = (q3_generator_row){ begin + i * e->room, n, next_position(b, begin, begin + n) };
         memcpy(e->tokens + e->rows[i].begin, b->ids + begin, (size_t)n * sizeof *b->ids);
     }
     return Q3_OK;
 }
 
-static q3_status create_feed(feed *out, q3_engine *e, int64_t capacity)
+static q3_status create_feed(feed *out, q3_generator *e, int64_t capacity)
 {
     *out = (feed){ .capacity = capacity };
     out->ids = Q3_NEW(&e->cache, int32_t, capacity);
@@ -134,9 +134,9 @@ static q3_status create_feed(feed *out, q3_engine *e, int64_t capacity)
 }
 
 /* Adds n tokens of row `row`, which come after `behind` others behind the prompt. */
-static void feed_tokens(feed *f, const q3_engine *e, int row, const int32_t *ids, int64_t n, int64_t behind)
+static void feed_tokens(feed *f, const q3_generator *e, int row, const int32_t *ids, int64_t n, int64_t behind)
 {
-    const q3_engine_row *r = &e->rows[row];
+    const q3_generator_row *r = &e->rows[row];
     Q3_CHECK(f->n + n <= f->capacity && behind + n <= e->room, "%lld tokens behind %lld, room for %lld",
              (long long)n, (long long)behind, (long long)e->room);
     f->row_begin[f->n_rows] = f->n;
@@ -163,7 +163,7 @@ static bool all_finite(const float *x, int64_t n)
 
 /* What a pass of the network reads. */
 typedef struct pass {
-    const q3_engine *e;
+    const q3_generator *e;
     const q3_batch *b;
     const int32_t *slots;       // [tokens]: rows of the slabs
     const q3_segment *segments; // [rows]
@@ -212,7 +212,7 @@ static q3_status not_finite(void)
 }
 
 /* One pass of the network. */
-static q3_status launch(q3_tensor **out, q3_engine *e, const pass *p)
+static q3_status launch(q3_tensor **out, q3_generator *e, const pass *p)
 {
     enum { RUN = 256 }; // keys that attention takes at a time
     q3_pass_shape shape = {
@@ -227,7 +227,7 @@ static q3_status launch(q3_tensor **out, q3_engine *e, const pass *p)
 }
 
 /* Logits [n, V] of the tokens in `want`, or of all the batch's. They are the step's. */
-static q3_status run(float **logits, q3_engine *e, const pass *p)
+static q3_status run(float **logits, q3_generator *e, const pass *p)
 {
     q3_tensor *out;
     Q3_TRY(launch(&out, e, p));
@@ -237,7 +237,7 @@ static q3_status run(float **logits, q3_engine *e, const pass *p)
 }
 
 /* On a device: ids [n], the likeliest behind each token of the batch; room for one more. */
-static q3_status run_likeliest(int32_t *ids, q3_engine *e, const pass *p)
+static q3_status run_likeliest(int32_t *ids, q3_generator *e, const pass *p)
 {
     q3_tensor *out;
     Q3_TRY(launch(&out, e, p));
@@ -248,7 +248,7 @@ static q3_status run_likeliest(int32_t *ids, q3_engine *e, const pass *p)
 
 /* Feeds what was collected and empties the feed for the next pass: logits, or on a device the likeliest ids, of which
  * one is asked for and the other NULL. */
-static q3_status run_feed(float **logits, int32_t *ids, q3_engine *e, feed *f)
+static q3_status run_feed(float **logits, int32_t *ids, q3_generator *e, feed *f)
 {
     memcpy(f->positions + f->n, f->positions, (size_t)f->n * sizeof *f->positions);
     memcpy(f->positions + 2 * f->n, f->positions, (size_t)f->n * sizeof *f->positions);
@@ -264,7 +264,7 @@ static q3_status run_feed(float **logits, int32_t *ids, q3_engine *e, feed *f)
 }
 
 /* The prompts through the network; arrays of the pass live in the cache until the caller rewinds it. */
-static q3_status run_prompts(q3_engine *e, const q3_batch *b)
+static q3_status run_prompts(q3_generator *e, const q3_batch *b)
 {
     int32_t *slots = Q3_NEW(&e->cache, int32_t, b->n_tokens);
     int32_t *want = Q3_NEW(&e->cache, int32_t, b->n_rows);
@@ -272,7 +272,7 @@ static q3_status run_prompts(q3_engine *e, const q3_batch *b)
     if (!slots || !want || !segments)
         return Q3_ERR_MEMORY;
     for (int i = 0; i < b->n_rows; i++) {
-        const q3_engine_row *r = &e->rows[i];
+        const q3_generator_row *r = &e->rows[i];
         int64_t begin = b->row_begin[i];
         segments[i] = (q3_segment){ begin, r->prompt_n, r->begin, r->prompt_n };
         want[i] = (int32_t)(begin + r->prompt_n - 1);
@@ -285,7 +285,7 @@ static q3_status run_prompts(q3_engine *e, const q3_batch *b)
     return Q3_OK;
 }
 
-q3_status q3_engine_begin(q3_engine *e, const q3_batch *prompts, int64_t room)
+q3_status q3_generator_begin(q3_generator *e, const q3_batch *prompts, int64_t room)
 {
     e->n_rows = 0;
     if (!prompts->n_rows)
@@ -320,9 +320,9 @@ static bool ends(const q3_generate_options *o, int32_t id)
 }
 
 /* Adds the next token to a row, and feeds it if more are to follow. */
-static void add(q3_answer_ids *a, q3_engine *e, feed *f, int row, int32_t id, const q3_generate_options *o)
+static void add(q3_answer_ids *a, q3_generator *e, feed *f, int row, int32_t id, const q3_generate_options *o)
 {
-    const q3_engine_row *r = &e->rows[row];
+    const q3_generator_row *r = &e->rows[row];
     a->ended = ends(o, id);
     if (a->ended)
         return;
@@ -332,17 +332,17 @@ static void add(q3_answer_ids *a, q3_engine *e, feed *f, int row, int32_t id, co
 }
 
 /* Chooses it from the row's logits. */
-static void take(q3_answer_ids *a, q3_engine *e, feed *f, int row, float *logits, float *scratch,
+static void take(q3_answer_ids *a, q3_generator *e, feed *f, int row, float *logits, float *scratch,
                  const q3_generate_options *o)
 {
-    const q3_engine_row *r = &e->rows[row];
+    const q3_generator_row *r = &e->rows[row];
     add(a, e, f, row,
         q3_sample_next(logits, vocabulary(e), e->tokens + r->begin, r->prompt_n + a->n, &o->sampling,
                        o->first_request + (uint32_t)row, (uint32_t)a->n, scratch),
         o);
 }
 
-static q3_status decode(q3_answer_ids *out, q3_engine *e, const q3_generate_options *o)
+static q3_status decode(q3_answer_ids *out, q3_generator *e, const q3_generate_options *o)
 {
     int64_t V = vocabulary(e);
     feed now, next; // rows of this pass and of the one behind it
@@ -373,7 +373,7 @@ static q3_status decode(q3_answer_ids *out, q3_engine *e, const q3_generate_opti
     return Q3_OK;
 }
 
-q3_status q3_generate(q3_answer_ids *out, q3_engine *e, const q3_generate_options *options)
+q3_status q3_generate(q3_answer_ids *out, q3_generator *e, const q3_generate_options *options)
 {
     Q3_CHECK(options->max_new_tokens <= e->room, "max_new_tokens %lld, room for %lld",
              (long long)options->max_new_tokens, (long long)e->room);
@@ -424,7 +424,7 @@ static int64_t common_ids(const q3_choice *choices, int n)
 }
 
 /* The ids that all choices share: adds their log p and that of each choice's first own id. */
-static q3_status score_common(double *out, q3_engine *e, feed *f, const q3_choice *choices, int n,
+static q3_status score_common(double *out, q3_generator *e, feed *f, const q3_choice *choices, int n,
                               int64_t shared)
 {
     int64_t V = vocabulary(e);
@@ -450,7 +450,7 @@ static q3_status score_common(double *out, q3_engine *e, feed *f, const q3_choic
 }
 
 /* What one choice has of its own behind its first own id; `out` is its column. */
-static q3_status score_own(double *out, q3_engine *e, feed *f, const q3_choice *c, int n_choices,
+static q3_status score_own(double *out, q3_generator *e, feed *f, const q3_choice *c, int n_choices,
                            int64_t shared)
 {
     int64_t V = vocabulary(e), own = c->n - shared - (c->n_any ? 0 : 1);
@@ -466,7 +466,7 @@ static q3_status score_own(double *out, q3_engine *e, feed *f, const q3_choice *
     return Q3_OK;
 }
 
-q3_status q3_score(double *out, q3_engine *e, const q3_choice *choices, int n_choices)
+q3_status q3_score(double *out, q3_generator *e, const q3_choice *choices, int n_choices)
 {
     if (!e->n_rows || n_choices < 1)
         return Q3_OK;
