@@ -16,6 +16,7 @@ typedef enum q3_dtype {
     Q3_NF4, /* bitsandbytes: two codes a byte, the first in the high nibble; blocks along the flat index */
     Q3_FP4,
     Q3_I8, /* bitsandbytes' int8: a code an element and a scale a row, kernels/int8.h */
+    Q3_I4, /* as NF4, with evenly spaced values */
     Q3_DTYPES
 } q3_dtype;
 
@@ -51,6 +52,7 @@ static inline size_t q3_dtype_bytes(q3_dtype t, int64_t n)
         return (size_t)n * 2;
     case Q3_NF4:
     case Q3_FP4:
+    case Q3_I4:
         return ((size_t)n + 1) / 2;
     default:
         return (size_t)n;
