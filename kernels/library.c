@@ -29,7 +29,7 @@ static bool try_file(q3_library *library, const char *file)
 {
     if (strchr(file, '/') && access(file, R_OK) != 0)
         return false;
-    library->handle = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+    library->handle = dlopen(file, RTLD_NOW | (library->global ? RTLD_GLOBAL : RTLD_LOCAL));
     if (!library->handle) {
         const char *reason = dlerror();
         if (strchr(file, '/'))

@@ -25,6 +25,7 @@ typedef struct q3_library {
     const char *const *names; /* { "libcublasLt.so.13", "libcublasLt.so.12", NULL } */
     const char *folder;       /* below a Python environment's nvidia/: "cublas/lib"; NULL: not there */
     const q3_symbol *symbols; /* ends with a NULL name */
+    bool global;              /* its symbols are there for what it opens itself (Open MPI's components) */
     void *handle;             /* NULL until opened */
     char path[512];           /* the file that was opened */
     char why[320];            /* one sentence when it was not */

@@ -14,7 +14,7 @@ BEGIN { # what a room may include besides itself; inside core, a file only what 
     may["optim"] = "core kernels"
     may["core"] = "kernels"
     may["kernels"] = ""
-    n = split("status log arena rng file json safetensors quantized device tensor op_list op profile tape", order, " ")
+    n = split("status log arena group rng file json safetensors quantized device tensor op_list op profile tape", order, " ")
     for (i = 1; i <= n; i++)
         rank[order[i]] = i
 }
