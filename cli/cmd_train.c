@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "cli/options.h"
+#include "core/log.h"
 #include "train/loop.h"
 
 static const q3_option options[] = {
@@ -21,11 +22,12 @@ static const q3_option options[] = {
       .help = "measure where the time of steps goes, and show it at the end" },
 };
 
-static q3_status run(const q3_options *o)
+static q3_status train(const q3_options *o, q3_group *group)
 {
     q3_config config;
     char *dir;
-    const q3_run_options run_options = { .resume = q3_options_get(o, "resume"),
+    const q3_run_options run_options = { .group = group,
+                                         .resume = q3_options_get(o, "resume"),
                                          .overwrite = q3_options_given(o, "overwrite"),
                                          .named = q3_options_given(o, "output-dir"),
                                          .profile = q3_options_given(o, "profile") };
@@ -33,10 +35,23 @@ static q3_status run(const q3_options *o)
         return q3_fail(Q3_ERR_USAGE, "--resume and --overwrite exclude each other");
     Q3_TRY(q3_options_begin(&config, o));
     q3_status st = q3_train(&dir, &config, &run_options);
-    if (st == Q3_OK)
+    if (st == Q3_OK && !q3_group_rank(group))
         printf("%s\n", dir);
     q3_free(dir);
     q3_config_free(&config);
+    return st;
+}
+
+/* The ranks of a job leave together; where one fails mpirun ends the others. */
+static q3_status run(const q3_options *o)
+{
+    q3_group *group;
+    Q3_TRY(q3_group_join(&group));
+    if (q3_group_rank(group))
+        q3_log_set_level(Q3_LOG_WARN); // the first rank says what there is to say
+    q3_status st = train(o, group);
+    if (st == Q3_OK)
+        q3_group_leave(group);
     return st;
 }
 

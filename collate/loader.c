@@ -47,6 +47,8 @@ static q3_status fill(slot *s, const q3_loader *l, const int64_t *order)
     s->loaded = (q3_loaded){ .epoch = s->number / l->per_epoch, .index = index };
     s->loaded.samples = s->samples;
     s->loaded.rows = s->rows;
+    if (src->wanted && !src->wanted(src->arg, s->number))
+        return Q3_OK;
     for (int64_t i = 0; i < n; i++) {
         Q3_TRY(q3_dataset_get(&s->samples[i], src->data, order[begin + i]));
         s->loaded.n_samples = i + 1; // what must be freed

@@ -19,6 +19,10 @@ typedef struct q3_loader_source {
     bool training;      /* rows with targets; otherwise prompts */
     bool shuffle;
     uint64_t seed;
+    bool (*wanted)(const void *arg,
+                   int64_t number); /* is this batch to be made? Others come empty, with n_samples 0;
+                                                        number = epoch * per_epoch + index. NULL: all */
+    const void *arg;
 } q3_loader_source;
 
 /* A batch on loan, valid until the next q3_loader_next. */

@@ -95,18 +95,17 @@ static q3_status save(q3_trainer *t)
     return Q3_OK;
 }
 
-static q3_status stopped(q3_trainer *t, bool saved)
+static q3_status stopped(q3_trainer *t, q3_status how, bool saved)
 {
     if (!saved)
         Q3_TRY(save(t));
-    return q3_fail(q3_stop_asked(),
-                   "stopped after step %" PRId64 " of %" PRId64
-                   ", everything is saved; continue with --resume",
-                   t->state.step, t->total_steps);
+    return q3_fail(
+        how, "stopped after step %" PRId64 " of %" PRId64 ", everything is saved; continue with --resume",
+        t->state.step, t->total_steps);
 }
 
-/* What is due behind a step, in the reference's order. */
-static q3_status after_step(q3_trainer *t, const q3_step_result *r, meter *m)
+/* What is due behind a step, in the reference's order; the first rank's alone. */
+static q3_status after_step(q3_trainer *t, const q3_step_result *r, meter *m, q3_status stop)
 {
     const q3_config_train *c = &t->config->train;
     bool last = t->state.step >= t->total_steps;
@@ -120,7 +119,7 @@ static q3_status after_step(q3_trainer *t, const q3_step_result *r, meter *m)
     bool saved = due(c->save_strategy, c->save_steps, t) || (last && c->save_strategy != Q3_CONFIG_AT_NO);
     if (saved)
         Q3_TRY(save(t));
-    return q3_stop_asked() ? stopped(t, saved) : Q3_OK;
+    return stop ? stopped(t, stop, saved) : Q3_OK;
 }
 
 static q3_status steps(q3_trainer *t, q3_loader *loader)
@@ -145,7 +144,11 @@ static q3_status steps(q3_trainer *t, q3_loader *loader)
         t->state.loss_steps++;
         if (t->profile && t->state.step == first + 1 && t->state.step < t->total_steps)
             q3_profile_clear(t->profile); // the first step makes plans and touches memory
-        Q3_TRY(after_step(t, &r, &m));
+        q3_status stop = (q3_status)q3_ranks_agree(&t->ranks, (int)q3_stop_asked());
+        if (!t->ranks.rank)
+            Q3_TRY(after_step(t, &r, &m, stop));
+        else if (stop)
+            return q3_fail(stop, "%s", ""); // the first rank says it
     }
     return Q3_OK;
 }
@@ -168,6 +171,15 @@ static void close_profile(q3_trainer *t)
     t->profile = NULL;
 }
 
+/* Of a window only the own share is made. */
+static bool own_batch(const void *arg, int64_t number)
+{
+    const q3_trainer *t = arg;
+    int64_t begin, end, index = number % t->per_epoch, first = index / t->accumulation * t->accumulation;
+    q3_ranks_share(&begin, &end, q3_window_size(t, number - index + first), t->ranks.rank, t->ranks.ranks);
+    return index - first >= begin && index - first < end;
+}
+
 static q3_status train(q3_trainer *t, const q3_run_options *options)
 {
     const q3_loader_source source = { .data = t->train_data,
@@ -176,9 +188,11 @@ static q3_status train(q3_trainer *t, const q3_run_options *options)
                                       .batch_size = t->config->train.per_device_train_batch_size,
                                       .training = true,
                                       .shuffle = t->config->train.shuffle,
-                                      .seed = (uint64_t)t->config->train.seed };
+                                      .seed = (uint64_t)t->config->train.seed,
+                                      .wanted = t->ranks.ranks > 1 ? own_batch : NULL,
+                                      .arg = t };
     q3_loader *loader;
-    if (options->profile)
+    if (options->profile && !t->ranks.rank)
         Q3_TRY(open_profile(t));
     q3_status st = q3_loader_create(&loader, &source, t->state.batch, 1, 4);
     if (st == Q3_OK) {
@@ -206,6 +220,8 @@ static q3_status prepare(q3_trainer *t, const char *checkpoint, const q3_run_opt
     Q3_TRY(q3_trainer_plan(t));
     if (checkpoint)
         Q3_TRY(q3_checkpoint_load(t, checkpoint));
+    if (t->ranks.rank)
+        return Q3_OK;
     Q3_TRY(q3_run_dir_prepare(t->output_dir, options->overwrite && !checkpoint));
     if (checkpoint)
         Q3_TRY(q3_run_dir_adopt(t->output_dir, checkpoint, t->state.best_step));
@@ -215,25 +231,56 @@ static q3_status prepare(q3_trainer *t, const char *checkpoint, const q3_run_opt
     return write_config(t);
 }
 
+/* Evaluations, and all that is written, are the first rank's. */
+static q3_status run_first(q3_trainer *t, const q3_run_options *options)
+{
+    q3_finish f;
+    Q3_TRY(q3_finish_create(&f, t));
+    q3_status st = q3_finish_before(&f);
+    st = st ? st : train(t, options);
+    st = st ? st : q3_finish_after(&f);
+    q3_finish_destroy(&f);
+    return st;
+}
+
 static q3_status run(q3_config *config, const char *dir, const char *checkpoint,
                      const q3_run_options *options)
 {
     q3_trainer t;
-    Q3_TRY(q3_trainer_open(&t, config));
+    Q3_TRY(q3_trainer_open(&t, config, options->group));
     t.output_dir = dir;
     q3_stop_catch();
-    q3_finish f;
     q3_status st = prepare(&t, checkpoint, options);
     if (st == Q3_OK)
-        st = q3_finish_create(&f, &t);
-    if (st == Q3_OK) {
-        st = q3_finish_before(&f);
-        st = st ? st : train(&t, options);
-        st = st ? st : q3_finish_after(&f);
-        q3_finish_destroy(&f);
-    }
+        st = t.ranks.rank ? train(&t, options) : run_first(&t, options);
     q3_trainer_close(&t);
     return st;
+}
+
+/* The first rank's string for all; on the heap. */
+static q3_status share_path(char **path, q3_group *group)
+{
+    size_t bytes = *path ? strlen(*path) + 1 : 0;
+    q3_group_broadcast(group, &bytes, sizeof bytes, 0);
+    if (q3_group_rank(group)) {
+        *path = bytes ? q3_malloc(bytes) : NULL;
+        if (bytes && !*path)
+            return Q3_ERR_MEMORY;
+    }
+    q3_group_broadcast(group, *path, bytes, 0);
+    return Q3_OK;
+}
+
+/* Where to, and where from: what the first rank finds on the disk holds for all. */
+static q3_status choose(char **dir, char **checkpoint, const q3_config *config, const q3_run_options *options)
+{
+    q3_status st = Q3_OK;
+    *dir = *checkpoint = NULL;
+    if (!q3_group_rank(options->group))
+        st = q3_run_dir_choose(dir, checkpoint, config->train.output_dir, options);
+    Q3_TRY(st); // the others go down with the first rank
+    Q3_TRY(share_path(dir, options->group));
+    return share_path(checkpoint, options->group);
 }
 
 /* Nothing is left to do, unless something else is asked for than was done. */
@@ -253,7 +300,7 @@ static q3_status already_done(const q3_config *config, const char *dir)
 q3_status q3_train(char **dir, q3_config *config, const q3_run_options *options)
 {
     char *checkpoint;
-    q3_status st = q3_run_dir_choose(dir, &checkpoint, config->train.output_dir, options);
+    q3_status st = choose(dir, &checkpoint, config, options);
     if (st == Q3_OK && options->resume && q3_run_dir_finished(*dir))
         st = already_done(config, *dir);
     else if (st == Q3_OK)

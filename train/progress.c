@@ -50,6 +50,8 @@ void q3_progress_summary(const q3_trainer *t, const char *checkpoint)
             (long long)t->accumulation, (double)t->total_steps / (double)t->updates, c->train.learning_rate);
     q3_info("device      %s, activations in %s", q3_device_describe(t->cuda),
             t->ctx.dtype == Q3_BF16 ? "bfloat16" : "float32");
+    if (t->ranks.ranks > 1)
+        q3_info("ranks       %d, which share the micro-batches of each step", t->ranks.ranks);
     if (c->model.attention != Q3_CONFIG_ATTENTION_AUTO && !t->cuda)
         q3_info("attention   the program's own kernel, exact and in blocks, whatever model.attention says");
     q3_info("memory      %s for a step (gradient checkpointing %s), %s for weights and optimizer",

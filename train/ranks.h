@@ -9,16 +9,34 @@
 #ifndef Q3_TRAIN_RANKS_H
 #define Q3_TRAIN_RANKS_H
 
-#include "train/trainer.h"
+#include "core/device.h"
+#include "core/group.h"
+#include "train/grad_tree.h"
 
 struct q3_nccl;
 
 typedef struct q3_ranks {
     int rank, ranks;
-    struct q3_nccl *nccl; /* borrowed; NULL where there is one rank */
+    q3_group *group;      /* borrowed; NULL where there is one rank */
+    struct q3_nccl *nccl; /* of GPUs; NULL on the CPU, whose values go through the group */
     float *tops;          /* [ranks, stride], made when first needed */
     int64_t stride;
 } q3_ranks;
+
+/* The ranks of a group, which meet here once; with a device of each their GPUs find each other too. Errors: Q3_ERR_USAGE
+ * (no NCCL). */
+q3_status q3_ranks_open(q3_ranks *out, q3_group *group, q3_cuda *cuda);
+void q3_ranks_close(q3_ranks *ranks);
+
+/* "cuda:1" for the second rank of this machine where the config says "auto" or "cuda" and there is a group of CUDA devices;
+ * otherwise the name itself. In `text` [16] where it is made. */
+const char *q3_ranks_device(char text[16], const q3_group *group, const char *name);
+
+/* The largest of all ranks' values. */
+int q3_ranks_agree(const q3_ranks *ranks, int value);
+
+/* Every micro-batch's part of the window, from the rank that has run it: parts [window] of `bytes` each. */
+q3_status q3_ranks_share_parts(const q3_ranks *ranks, void *parts, size_t bytes, int64_t window);
 
 /* Micro-batches [*begin, *end) of the window are this rank's; none when they are equal. */
 void q3_ranks_share(int64_t *begin, int64_t *end, int64_t window, int rank, int ranks);

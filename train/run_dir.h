@@ -7,14 +7,16 @@
 #ifndef Q3_TRAIN_RUN_DIR_H
 #define Q3_TRAIN_RUN_DIR_H
 
+#include "core/group.h"
 #include "core/json.h"
 
 typedef struct q3_run_options {
     const char *
         resume; /* NULL: do not; "auto": the newest whole checkpoint, if any; else a checkpoint's directory */
-    bool overwrite; /* remove what is in the directory */
-    bool named;     /* the directory was named on the command line */
-    bool profile;   /* measure where the time of steps goes */
+    bool overwrite;  /* remove what is in the directory */
+    bool named;      /* the directory was named on the command line */
+    bool profile;    /* measure where the time of steps goes */
+    q3_group *group; /* that trains together; NULL: this process alone */
 } q3_run_options;
 
 /* The directory of the run (heap) and the checkpoint to continue from (heap, NULL: begin at the beginning). Nothing is

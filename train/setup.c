@@ -247,6 +247,9 @@ static q3_status open_optimizer(q3_trainer *t)
     t->params = (q3_params){
         .values = t->trainable.values, .total = t->trainable.n, .table = table, .n = t->trainable.n_slots
     };
+    t->parts = Q3_NEW(&t->run, q3_window_part, t->accumulation);
+    if (!t->parts)
+        return Q3_ERR_MEMORY;
     const q3_adamw_hyper hyper = { c->adam_beta1, c->adam_beta2, c->adam_epsilon, c->weight_decay };
     Q3_TRY(q3_clip_create(&t->clip, &t->run, &t->values, &t->params));
     return q3_optimizer_create(&t->optimizer, &t->run, &t->values, (q3_optimizer_kind)c->optim, &t->params,
@@ -256,7 +259,9 @@ static q3_status open_optimizer(q3_trainer *t)
 static q3_status open_device(q3_trainer *t)
 {
     const q3_config_model *c = &t->config->model;
-    Q3_TRY(q3_device_open(&t->cuda, c->device));
+    char own[16];
+    Q3_TRY(q3_device_open(&t->cuda, q3_ranks_device(own, t->ranks.group, c->device)));
+    Q3_TRY(q3_ranks_open(&t->ranks, t->ranks.group, t->cuda));
     if (!t->cuda && c->dtype == Q3_CONFIG_DTYPE_BFLOAT16)
         return q3_fail(Q3_ERR_USAGE,
                        "model.dtype is bfloat16, and the CPU computes in float32: use auto or float32");
@@ -305,9 +310,10 @@ static q3_status open_for_eval(q3_trainer *t)
     return open_adapter(t);
 }
 
-static q3_status open_with(q3_trainer *out, q3_config *config, q3_status (*open)(q3_trainer *))
+static q3_status open_with(q3_trainer *out, q3_config *config, q3_group *group,
+                           q3_status (*open)(q3_trainer *))
 {
-    *out = (q3_trainer){ .config = config };
+    *out = (q3_trainer){ .config = config, .ranks.group = group };
     q3_state_init(&out->state);
     q3_status st = open(out);
     if (st != Q3_OK)
@@ -315,14 +321,14 @@ static q3_status open_with(q3_trainer *out, q3_config *config, q3_status (*open)
     return st;
 }
 
-q3_status q3_trainer_open(q3_trainer *out, q3_config *config)
+q3_status q3_trainer_open(q3_trainer *out, q3_config *config, q3_group *group)
 {
-    return open_with(out, config, open_all);
+    return open_with(out, config, group, open_all);
 }
 
 q3_status q3_trainer_open_eval(q3_trainer *out, q3_config *config)
 {
-    return open_with(out, config, open_for_eval);
+    return open_with(out, config, NULL, open_for_eval);
 }
 
 void q3_trainer_close(q3_trainer *t)
@@ -337,6 +343,7 @@ void q3_trainer_close(q3_trainer *t)
     q3_arena_destroy(&t->step);
     q3_arena_destroy(&t->values);
     q3_arena_destroy(&t->run);
+    q3_ranks_close(&t->ranks);
     q3_device_close(t->cuda);
     *t = (q3_trainer){ 0 };
 }

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "core/log.h"
-#include "kernels/add.h"
 #include "kernels/gradient.h"
 #include "train/trainer.h"
 
@@ -11,64 +10,6 @@ int64_t q3_window_size(const q3_trainer *t, int64_t batch)
 {
     int64_t left = t->per_epoch - batch % t->per_epoch; // windows never span epochs
     return left < t->accumulation ? left : t->accumulation;
-}
-
-static float *fresh(q3_grad_tree *tree, q3_arena *mem)
-{
-    float *p = Q3_NEW(mem, float, tree->n + 1);
-    return p;
-}
-
-q3_status q3_grad_tree_begin(q3_grad_tree *tree, q3_arena *mem, q3_trainable *trainable)
-{
-    tree->n = trainable->n;
-    tree->count = 0;
-    memset(tree->full, 0, sizeof tree->full);
-    if (!tree->current && !(tree->current = fresh(tree, mem)))
-        return Q3_ERR_MEMORY;
-    q3_device_fill(mem->cuda, tree->current, 0, (size_t)tree->n * sizeof(float));
-    q3_trainable_bind(trainable, tree->current);
-    return Q3_OK;
-}
-
-static void add(q3_cuda *cuda, float *to, const float *left, const float *right, int64_t n)
-{
-    Q3_CALL_ON(cuda, q3_add_forward, (&(q3_add_args){ to, left, right, n, Q3_F32 }));
-}
-
-q3_status q3_grad_tree_push(q3_grad_tree *tree, q3_arena *mem, q3_trainable *trainable)
-{
-    int level = 0;
-    for (; tree->full[level]; level++) { // as in counting: two of a kind make one of the next
-        add(mem->cuda, tree->level[level], tree->level[level], tree->current, tree->n);
-        float *sum = tree->level[level];
-        tree->level[level] = tree->current;
-        tree->current = sum;
-        tree->full[level] = false;
-    }
-    float *spare = tree->level[level] ? tree->level[level] : fresh(tree, mem);
-    if (!spare)
-        return Q3_ERR_MEMORY;
-    tree->level[level] = tree->current;
-    tree->full[level] = true;
-    tree->current = spare;
-    tree->count++;
-    q3_device_fill(mem->cuda, spare, 0, (size_t)tree->n * sizeof(float));
-    q3_trainable_bind(trainable, spare);
-    return Q3_OK;
-}
-
-float *q3_grad_tree_sum(q3_grad_tree *tree, q3_cuda *cuda)
-{
-    float *sum = NULL;
-    for (int level = 0; level < Q3_TREE_LEVELS; level++) {
-        if (!tree->full[level])
-            continue;
-        if (sum)
-            add(cuda, tree->level[level], tree->level[level], sum, tree->n);
-        sum = tree->level[level];
-    }
-    return sum;
 }
 
 static q3_status not_finite(const q3_trainer *t, const q3_loaded *l, double loss)
@@ -85,11 +26,11 @@ static q3_status not_finite(const q3_trainer *t, const q3_loaded *l, double loss
                    (long long)t->state.batch, samples, n >= (int)sizeof samples - 64 ? " ..." : "");
 }
 
-/* Forward and backward of one micro-batch; adds its part of the window's loss. */
-static q3_status micro_batch(double *loss_sum, int64_t *supervised, q3_trainer *t, const q3_loaded *l,
-                             int64_t window)
+/* Forward and backward of one micro-batch. */
+static q3_status micro_batch(q3_window_part *out, q3_trainer *t, const q3_loaded *l, int64_t window)
 {
     const q3_batch *b = &l->batch;
+    out->tokens = b->n_tokens;
     int64_t n = b->n_rows ? q3_batch_targets(b, NULL, NULL) : 0;
     if (!n)
         return Q3_OK; // every sample was skipped: it adds nothing
@@ -109,15 +50,15 @@ static q3_status micro_batch(double *loss_sum, int64_t *supervised, q3_trainer *
     double value = (double)q3_value(&t->ctx, loss);
     if (!isfinite(value))
         return not_finite(t, l, value);
-    *loss_sum += value;
-    *supervised += n;
+    out->loss = value;
+    out->supervised = n;
     return Q3_OK;
 }
 
 /* The sum of the window becomes the gradient, and the parameters move. */
-static q3_status update(q3_step_result *out, q3_trainer *t, int64_t supervised)
+static q3_status update(q3_step_result *out, q3_trainer *t, int64_t window, int64_t supervised)
 {
-    t->params.grads = q3_grad_tree_sum(&t->tree, t->cuda);
+    Q3_TRY(q3_ranks_sum(&t->params.grads, &t->ranks, &t->tree, &t->values, window));
     if (t->config->train.loss_normalization == Q3_CONFIG_LOSS_TOKEN_MEAN && supervised) {
         out->loss /= (double)supervised;
         Q3_CALL_ON(t->cuda, q3_gradient_scale,
@@ -131,24 +72,55 @@ static q3_status update(q3_step_result *out, q3_trainer *t, int64_t supervised)
     return Q3_OK;
 }
 
+/* A micro-batch of this rank, and its gradient into the tree. */
+static q3_status own_batch(q3_window_part *out, q3_trainer *t, const q3_loaded *l, int64_t window)
+{
+    Q3_TRY(micro_batch(out, t, l, window));
+    const q3_moment sum = q3_profile_begin(t->profile);
+    Q3_TRY(q3_grad_tree_push(&t->tree, &t->values, &t->trainable));
+    q3_profile_end(t->profile, sum, Q3_PROFILE_UPDATE, false, (q3_cost){ 0 });
+    return Q3_OK;
+}
+
+/* This rank's share of the window; then all ranks know what each micro-batch has added, or that one has failed. */
+static q3_status run_window(q3_trainer *t, q3_loader *loader, int64_t window)
+{
+    int64_t begin, end;
+    q3_status own = Q3_OK;
+    q3_ranks_share(&begin, &end, window, t->ranks.rank, t->ranks.ranks);
+    for (int64_t i = 0; i < window; i++) {
+        const q3_loaded *l;
+        t->parts[i] = (q3_window_part){ 0 };
+        q3_status st = q3_loader_next(&l, loader);
+        if (i >= begin && i < end && own == Q3_OK)
+            own = t->parts[i].status = st ? st : own_batch(&t->parts[i], t, l, window);
+        t->state.batch++;
+    }
+    if (own != Q3_OK && t->ranks.ranks == 1)
+        return own;
+    Q3_TRY(q3_ranks_share_parts(&t->ranks, t->parts, sizeof *t->parts, window));
+    Q3_TRY(own);
+    for (int64_t i = 0; i < window; i++)
+        if (t->parts[i].status != Q3_OK)
+            return q3_fail(t->parts[i].status, "another rank has failed in step %lld and says why",
+                           (long long)t->state.step + 1);
+    return Q3_OK;
+}
+
 static q3_status step(q3_step_result *out, q3_trainer *t, q3_loader *loader)
 {
     int64_t window = q3_window_size(t, t->state.batch), supervised = 0;
     *out = (q3_step_result){ .learning_rate = q3_schedule_lr(&t->schedule, t->state.step) };
     Q3_TRY(q3_grad_tree_begin(&t->tree, &t->values, &t->trainable));
+    Q3_TRY(run_window(t, loader, window));
     for (int64_t i = 0; i < window; i++) {
-        const q3_loaded *l;
-        Q3_TRY(q3_loader_next(&l, loader));
-        Q3_TRY(micro_batch(&out->loss, &supervised, t, l, window));
-        const q3_moment sum = q3_profile_begin(t->profile);
-        Q3_TRY(q3_grad_tree_push(&t->tree, &t->values, &t->trainable));
-        q3_profile_end(t->profile, sum, Q3_PROFILE_UPDATE, false, (q3_cost){ 0 });
-        out->tokens += l->batch.n_tokens;
-        t->state.batch++;
+        out->loss += t->parts[i].loss;
+        out->tokens += t->parts[i].tokens;
+        supervised += t->parts[i].supervised;
     }
     const q3_moment begin = q3_profile_begin(t->profile);
     q3_device_range_push(t->cuda, "optimizer");
-    q3_status st = update(out, t, supervised);
+    q3_status st = update(out, t, window, supervised);
     q3_device_range_pop(t->cuda);
     q3_profile_end(t->profile, begin, Q3_PROFILE_UPDATE, false, (q3_cost){ 0 });
     return st ? st : q3_device_status(t->cuda);

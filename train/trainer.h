@@ -13,22 +13,18 @@
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 #include "train/config.h"
+#include "train/ranks.h"
 #include "train/state.h"
 
-enum { Q3_TREE_LEVELS = 32 };
-
-/* Micro-batch gradients are added by a fixed binary tree over their index in the window, so that the sum does not depend
- * on how the window is spread over machines: level l holds the sum of 2^l micro-batches. */
-typedef struct q3_grad_tree {
-    float *level[Q3_TREE_LEVELS]; /* [n] each, made when first needed */
-    bool full[Q3_TREE_LEVELS];
-    float *current; /* what backward adds to */
-    int64_t n;
-    int64_t count; /* micro-batches of the window so far */
-} q3_grad_tree;
+/* What one micro-batch adds to its window. */
+typedef struct q3_window_part {
+    double loss;
+    int64_t supervised, tokens;
+    q3_status status;
+} q3_window_part;
 
 typedef struct q3_trainer {
-    q3_config *config; /* borrowed */
+    q3_config *config;  /* borrowed */
     q3_cuda *cuda;      /* the device that computes; NULL: the CPU */
     q3_arena run, step; /* run: on the host; step: on the device */
     q3_arena values;    /* of the run, on the device: parameters, gradients, optimizer states */
@@ -47,22 +43,25 @@ typedef struct q3_trainer {
     q3_optimizer *optimizer;
     q3_schedule schedule;
     q3_grad_tree tree;
-    q3_profile *profile; /* borrowed; where the time of steps is counted; NULL: nowhere */
-    int64_t per_epoch;   /* L: micro-batches of an epoch */
-    int64_t updates;     /* U: optimizer steps of an epoch */
-    int64_t total_steps; /* T */
+    q3_ranks ranks;
+    q3_window_part *parts; /* [accumulation] of the window */
+    q3_profile *profile;   /* borrowed; where the time of steps is counted; NULL: nowhere */
+    int64_t per_epoch;     /* L: micro-batches of an epoch */
+    int64_t updates;       /* U: optimizer steps of an epoch */
+    int64_t total_steps;   /* T */
     int64_t accumulation;
     q3_state state;
     const char *output_dir; /* borrowed */
     /* of this process, for the summary */
-    int64_t tokens;  /* trained tokens, pictures included */
-    double seconds;  /* spent in steps */
+    int64_t tokens;   /* trained tokens, pictures included */
+    double seconds;   /* spent in steps */
     size_t step_plan; /* bytes of the step arena by the dry run */
     int64_t text_params, vision_params, trainable_text, trainable_vision;
 } q3_trainer;
 
-/* Loads everything the config names and checks it against each other. On failure everything is released. */
-q3_status q3_trainer_open(q3_trainer *out, q3_config *config);
+/* Loads everything the config names and checks it against each other; `group` (NULL: none) trains together. On failure
+ * everything is released. */
+q3_status q3_trainer_open(q3_trainer *out, q3_config *config, q3_group *group);
 /* The same without what training needs: model, adapter (lora.init_adapter, as its own file describes it), collator and
  * evaluation data. */
 q3_status q3_trainer_open_eval(q3_trainer *out, q3_config *config);
@@ -87,13 +86,5 @@ int64_t q3_trainer_parameters(const q3_trainer *t);
 
 /* Micro-batches of the window that begins at batch number `batch`. */
 int64_t q3_window_size(const q3_trainer *t, int64_t batch);
-
-/* Clears the tree for a new window; binds the model's gradients to its current buffer. Buffers lie in `mem`, on the
- * device. */
-q3_status q3_grad_tree_begin(q3_grad_tree *tree, q3_arena *mem, q3_trainable *trainable);
-/* The current buffer joins the tree and is replaced by a zeroed one. */
-q3_status q3_grad_tree_push(q3_grad_tree *tree, q3_arena *mem, q3_trainable *trainable);
-/* The sum of the window; valid until the next begin. */
-float *q3_grad_tree_sum(q3_grad_tree *tree, q3_cuda *cuda);
 
 #endif

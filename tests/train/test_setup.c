@@ -41,7 +41,7 @@ static q3_status open_with(q3_trainer *t, q3_config *config, const char *a, cons
     snprintf(train, sizeof train, "data.train=%s", folder);
     const char *overrides[] = { train, "~data.eval", a, b };
     assert_int_equal(q3_config_load(config, Q3_RUN_CONFIG, overrides, 2 + !!a + (a && b)), Q3_OK);
-    return q3_trainer_open(t, config);
+    return q3_trainer_open(t, config, NULL);
 }
 
 static void expect_eval(const char *name, int64_t n, const char *setting)
@@ -102,7 +102,7 @@ static void a_file_has_no_splits(void **state)
     q3_config config;
     const char *const overrides[] = { "~data.eval", "data.eval_split=test" };
     assert_int_equal(q3_config_load(&config, Q3_RUN_CONFIG, overrides, 2), Q3_OK);
-    assert_int_equal(q3_trainer_open(&t, &config), Q3_ERR_USAGE);
+    assert_int_equal(q3_trainer_open(&t, &config, NULL), Q3_ERR_USAGE);
     assert_non_null(strstr(q3_error(), "has no splits; set data.eval instead"));
     q3_config_free(&config);
 }

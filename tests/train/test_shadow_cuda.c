@@ -36,7 +36,7 @@ static void a_step_leaves_a_fresh_shadow(void **state)
         skip();
     q3_device_close(cuda);
     must(q3_config_load(&config, Q3_RUN_CONFIG, overrides, 2));
-    must(q3_trainer_open(&t, &config));
+    must(q3_trainer_open(&t, &config, NULL));
     const q3_loader_source source = { .data = t.train_data,
                                       .collator = &t.collator,
                                       .n_samples = t.n_train,

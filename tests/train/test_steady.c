@@ -26,7 +26,7 @@ static void open_run(run *r, const char *const *overrides, int n)
 {
     must(q3_config_load(&r->config, Q3_RUN_CONFIG, overrides, n));
     must(q3_config_check(&r->config));
-    must(q3_trainer_open(&r->t, &r->config));
+    must(q3_trainer_open(&r->t, &r->config, NULL));
     must(q3_trainer_plan(&r->t));
     const q3_loader_source source = { .data = r->t.train_data,
                                       .collator = &r->t.collator,
