@@ -73,3 +73,26 @@ class Runner(BaseRunner):
                 "top_p": top_p,
             }
         )
+
+
+class Reranker(BaseRunner):
+    def setup(self):
+        self.server = start("rerank")
+
+    def run(
+        self,
+        query: str = Input(description="What is looked for"),
+        documents: str = Input(description="A JSON list of texts"),
+        instruction: str = Input(description="What makes a document relevant", default=None),
+        top_k: int = Input(description="How many of the best are returned", default=5, ge=1, le=100),
+        batch_size: int = Input(description="Documents computed at a time", default=8, ge=1, le=32),
+    ) -> dict:
+        return post(
+            {
+                "instruction": instruction,
+                "query": query,
+                "documents": documents,
+                "top_k": top_k,
+                "batch_size": batch_size,
+            }
+        )
