@@ -13,6 +13,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "core/arena.h"
 #include "core/json.h"
 
 enum {
@@ -135,8 +136,8 @@ static void expect(void)
             stop("the first question was not answered: ", text ? text : "");
         load.expected[i] = strdup(content->valuestring);
         cJSON_Delete(json);
-        free(text);
-        free(body);
+        q3_free(text);
+        q3_free(body);
     }
 }
 
@@ -192,7 +193,7 @@ static void begin(CURLM *multi, stream *s)
     curl_easy_setopt(s->curl, CURLOPT_WRITEDATA, s);
     curl_easy_setopt(s->curl, CURLOPT_PRIVATE, s);
     curl_multi_add_handle(multi, s->curl);
-    free(body);
+    q3_free(body);
 }
 
 static void judge(const stream *s, CURLcode code)
@@ -290,7 +291,7 @@ static double metric(const char *name)
             break;
         at++;
     }
-    free(text);
+    q3_free(text);
     return value;
 }
 
