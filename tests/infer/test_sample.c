@@ -72,7 +72,7 @@ static void distributions_equal_the_reference(void **state)
         chain.top_p = settings[s].top_p;
         chain.repetition_penalty = settings[s].penalty;
         reset();
-        q3_sample_filter(logits, V, seen, N_SEEN, &chain, scratch);
+        q3_sample_filter(logits, V, seen, N_SEEN, N_SEEN, &chain, scratch);
         softmax(p, logits, V);
         for (int i = 0; i < V; i++) {
             assert_int_equal(logits[i] > -INFINITY, expected[i] > 0);
@@ -89,7 +89,7 @@ static void a_repeated_token_is_penalized_once(void **state)
     q3_sampling s = plain;
     s.do_sample = false;
     s.repetition_penalty = 2;
-    q3_sample_filter(x, 4, ids, 7, &s, buffer);
+    q3_sample_filter(x, 4, ids, 7, 7, &s, buffer);
     const float expected[4] = { 1, -4, 4, 1 };
     assert_memory_equal(x, expected, sizeof x);
 }
@@ -101,14 +101,14 @@ static void greedy_takes_the_lowest_id_on_ties_and_skips_the_warpers(void **stat
     q3_sampling s = {
         .do_sample = false, .temperature = 5, .top_k = 1, .top_p = 0.01f, .repetition_penalty = 1
     };
-    assert_int_equal(q3_sample_next(x, 5, NULL, 0, &s, 0, 0, buffer), 1);
+    assert_int_equal(q3_sample_next(x, 5, NULL, 0, 0, &s, 0, 0, buffer), 1);
     const float untouched[5] = { 1, 7, 3, 7, 7 };
     assert_memory_equal(x, untouched, sizeof x);
     s.do_sample = true;
     s.temperature = 0; // greedy too
-    assert_int_equal(q3_sample_next(x, 5, NULL, 0, &s, 0, 0, buffer), 1);
+    assert_int_equal(q3_sample_next(x, 5, NULL, 0, 0, &s, 0, 0, buffer), 1);
     s.repetition_penalty = 3;
-    assert_int_equal(q3_sample_next(x, 5, (const int32_t[]){ 1 }, 1, &s, 0, 0, buffer), 3);
+    assert_int_equal(q3_sample_next(x, 5, (const int32_t[]){ 1 }, 1, 1, &s, 0, 0, buffer), 3);
 }
 
 static int kept(const float *x, int n)
@@ -125,7 +125,7 @@ static void top_k_keeps_ties_of_the_kth(void **state)
     float x[7] = { 1, 5, 3, 3, 0, 3, 4 }, buffer[7];
     q3_sampling s = plain;
     s.top_k = 3;
-    q3_sample_filter(x, 7, NULL, 0, &s, buffer);
+    q3_sample_filter(x, 7, NULL, 0, 0, &s, buffer);
     assert_int_equal(kept(x, 7), 5);
     assert_true(isinf(x[0]) && isinf(x[4]));
 }
@@ -143,7 +143,7 @@ static void top_k_agrees_with_counting(void **state)
             before[i] = x[i] = (float)q3_random_below(&r, (uint64_t)i, 1 + (uint32_t)round / 10);
         q3_sampling s = plain;
         s.top_k = 1 + (int)q3_random_below(&r, V, (uint32_t)n + 2);
-        q3_sample_filter(x, n, NULL, 0, &s, scratch);
+        q3_sample_filter(x, n, NULL, 0, 0, &s, scratch);
         for (int i = 0; i < n; i++) {
             int larger = 0;
             for (int j = 0; j < n; j++)
@@ -167,7 +167,7 @@ static void top_p_keeps_the_token_that_crosses(void **state)
         memcpy(x, base, sizeof x);
         q3_sampling s = plain;
         s.top_p = cases[i].p;
-        q3_sample_filter(x, 4, NULL, 0, &s, buffer);
+        q3_sample_filter(x, 4, NULL, 0, 0, &s, buffer);
         assert_int_equal(kept(x, 4), cases[i].kept);
         assert_true(x[0] > -INFINITY);
     }
@@ -184,7 +184,7 @@ static void draws_follow_the_distribution(void **state)
     for (uint32_t i = 0; i < DRAWS; i++) {
         float x[5], buffer[5];
         memcpy(x, base, sizeof x);
-        counts[q3_sample_next(x, 5, NULL, 0, &s, i % 7, i / 7, buffer)]++;
+        counts[q3_sample_next(x, 5, NULL, 0, 0, &s, i % 7, i / 7, buffer)]++;
     }
     for (int i = 0; i < 5; i++) // 5 standard deviations are at most 0.0173
         assert_true(fabs((double)counts[i] / DRAWS - exp((double)base[i])) < 0.0173);
@@ -200,8 +200,8 @@ static void a_draw_depends_on_seed_request_and_position_alone(void **state)
         for (int k = 0; k < 5; k++) {
             s.seed = k == 2 ? 8 : 7;
             reset();
-            ids[k] =
-                q3_sample_next(logits, V, NULL, 0, &s, k == 3 ? i + 100 : i, k == 4 ? i + 100 : i, scratch);
+            ids[k] = q3_sample_next(logits, V, NULL, 0, 0, &s, k == 3 ? i + 100 : i, k == 4 ? i + 100 : i,
+                                    scratch);
         }
         assert_int_equal(ids[0], ids[1]);
         for (int k = 0; k < 3; k++)
@@ -219,7 +219,7 @@ static void dropped_tokens_are_never_drawn(void **state)
     s.top_k = 4;
     for (uint32_t i = 0; i < 500; i++) {
         reset();
-        int32_t id = q3_sample_next(logits, V, NULL, 0, &s, 0, i, scratch);
+        int32_t id = q3_sample_next(logits, V, NULL, 0, 0, &s, 0, i, scratch);
         assert_true(logits[id] > -INFINITY);
     }
 }
