@@ -53,6 +53,32 @@ void q3_sample_penalize(float *logits, int64_t vocab, const int32_t *seen, int64
         penalize_answer(logits, vocab, seen + n_prompt, n_seen - n_prompt, s, scratch);
 }
 
+/* The first index from i on whose value is above `under`, n if there is none. Most are not, so blocks are asked first. */
+static int64_t next_above(const float *x, int64_t i, int64_t n, float under)
+{
+    enum { BLOCK = 32 };
+    for (; i + BLOCK <= n; i += BLOCK) {
+        int some = 0;
+        for (int k = 0; k < BLOCK; k++)
+            some |= x[i + k] > under;
+        if (some)
+            break;
+    }
+    while (i < n && !(x[i] > under))
+        i++;
+    return i;
+}
+
+/* The lowest index on ties. */
+static int32_t likeliest(const float *x, int64_t n)
+{
+    int64_t best = 0;
+    for (int64_t i = 1; i < n; i = next_above(x, i + 1, n, x[best]))
+        if (x[i] > x[best])
+            best = i;
+    return (int32_t)best;
+}
+
 static void swap(float *a, float *b)
 {
     float t = *a;
@@ -90,32 +116,34 @@ static float kth_largest(float *x, int64_t n, int64_t k)
     return x[k - 1];
 }
 
-/* The k-th largest logit; -INFINITY when no more than k are above that. One pass: `best` holds what may be among the k
- * largest, and is cut down to k whenever it has grown to twice as many. */
-static float top_k_least(const float *logits, int64_t n, int64_t k, float *best)
+/* All thresholds below are the largest float that is dropped; -INFINITY drops what is dropped already. */
+static float just_below(float least)
+{
+    return nextafterf(least, -INFINITY);
+}
+
+/* One pass: `best` holds what may be among the k largest, and is cut down to k whenever it has grown to twice as many. */
+static float top_k_under(const float *logits, int64_t n, int64_t k, float *best)
 {
     int64_t kept = 0;
-    float least = -INFINITY;
+    float least = -INFINITY; // the k-th largest so far: no other below or beside it changes the result
     if (k >= n)
         return least;
-    for (int64_t i = 0; i < n; i++) {
-        if (!(logits[i] > least))
-            continue;
+    for (int64_t i = next_above(logits, 0, n, least); i < n; i = next_above(logits, i + 1, n, least)) {
         best[kept++] = logits[i];
         if (kept == 2 * k) {
             least = kth_largest(best, kept, k);
             kept = k;
         }
     }
-    return kept > k ? kth_largest(best, kept, k) : least;
+    return just_below(kept > k ? kth_largest(best, kept, k) : least);
 }
 
-static int64_t candidates(float *out, const float *logits, int64_t n, float least)
+static int64_t candidates(float *out, const float *logits, int64_t n, float under)
 {
     int64_t kept = 0;
-    for (int64_t i = 0; i < n; i++)
-        if (logits[i] >= least && logits[i] > -INFINITY)
-            out[kept++] = logits[i];
+    for (int64_t i = next_above(logits, 0, n, under); i < n; i = next_above(logits, i + 1, n, under))
+        out[kept++] = logits[i];
     return kept;
 }
 
@@ -149,34 +177,37 @@ static float top_p_least(float *x, int64_t n, float p, float top)
     return x[lo];
 }
 
-/* Transformers' MinPLogitsWarper: what has less than min_p of the likeliest's probability goes. */
-static float min_p_least(const float *x, int64_t n, float min_p, float least, float top)
+/* The least value that has at least min_p of the likeliest's probability (transformers' MinPLogitsWarper). */
+static float min_p_least(const float *x, int64_t n, float min_p, float top)
 {
-    float kept = top;
+    float least = top, far = top + logf(min_p) - 1; // surely dropped, without asking exp
     for (int64_t i = 0; i < n; i++)
-        if (x[i] >= least && x[i] < kept && exp((double)x[i] - top) >= (double)min_p)
-            kept = x[i];
-    return kept;
+        if (x[i] < least && x[i] > far && exp((double)x[i] - top) >= (double)min_p)
+            least = x[i];
+    return least;
 }
 
-/* Divides by the temperature; what is then below the returned value is dropped, by top-k, top-p and min-p. */
+static float largest(const float *x, int64_t n)
+{
+    return x[likeliest(x, n)];
+}
+
+/* Divides by the temperature; returns what is dropped, and everything below it, by top-k, top-p and min-p. */
 static float warp(float *logits, int64_t vocab, const q3_sampling *s, float *scratch)
 {
     if (s->temperature != 1)
         for (int64_t i = 0; i < vocab; i++)
             logits[i] /= s->temperature;
-    float least = s->top_k > 0 ? top_k_least(logits, vocab, s->top_k, scratch) : -INFINITY;
-    if (s->top_p >= 1 && s->min_p <= 0)
-        return least;
-    int64_t n = candidates(scratch, logits, vocab, least);
-    float top = -INFINITY;
-    for (int64_t i = 0; i < n; i++)
-        top = scratch[i] > top ? scratch[i] : top;
-    if (n && s->top_p < 1)
+    float under = s->top_k > 0 ? top_k_under(logits, vocab, s->top_k, scratch) : -INFINITY;
+    int64_t n = s->top_p < 1 || s->min_p > 0 ? candidates(scratch, logits, vocab, under) : 0;
+    if (!n)
+        return under;
+    float top = largest(scratch, n), least = -INFINITY;
+    if (s->top_p < 1)
         least = top_p_least(scratch, n, s->top_p, top);
-    if (n && s->min_p > 0)
-        least = min_p_least(scratch, n, s->min_p, least, top);
-    return least;
+    if (s->min_p > 0)
+        least = fmaxf(least, min_p_least(scratch, n, s->min_p, top));
+    return fmaxf(under, just_below(least));
 }
 
 bool q3_sample_greedy(const q3_sampling *s)
@@ -190,28 +221,18 @@ void q3_sample_filter(float *logits, int64_t vocab, const int32_t *seen, int64_t
     q3_sample_penalize(logits, vocab, seen, n_seen, n_prompt, s, scratch);
     if (q3_sample_greedy(s))
         return;
-    float least = warp(logits, vocab, s, scratch);
+    float under = warp(logits, vocab, s, scratch);
     for (int64_t i = 0; i < vocab; i++)
-        if (logits[i] < least)
-            logits[i] = -INFINITY;
+        logits[i] = logits[i] > under ? logits[i] : -INFINITY;
 }
 
-static int32_t likeliest(const float *logits, int64_t n)
+/* The id of the one that has `before` others above `under` in front of it. */
+static int32_t id_of(const float *logits, int64_t vocab, float under, int64_t before)
 {
-    int64_t best = 0;
-    for (int64_t i = 1; i < n; i++)
-        if (logits[i] > logits[best])
-            best = i;
-    return (int32_t)best;
-}
-
-/* The id of the one that has `before` others that stay in front of it. */
-static int32_t id_of(const float *logits, float least, int64_t before)
-{
-    int32_t id = 0;
-    for (;; id++)
-        if (logits[id] >= least && logits[id] > -INFINITY && before-- == 0)
-            return id;
+    int64_t id = next_above(logits, 0, vocab, under);
+    while (before--)
+        id = next_above(logits, id + 1, vocab, under);
+    return (int32_t)id;
 }
 
 int32_t q3_sample_draw(float *logits, int64_t vocab, const q3_sampling *s, uint32_t request,
@@ -219,8 +240,8 @@ int32_t q3_sample_draw(float *logits, int64_t vocab, const q3_sampling *s, uint3
 {
     if (q3_sample_greedy(s))
         return likeliest(logits, vocab);
-    float least = warp(logits, vocab, s, scratch);
-    int64_t n = candidates(scratch, logits, vocab, least);
+    float under = warp(logits, vocab, s, scratch);
+    int64_t n = candidates(scratch, logits, vocab, under);
     if (!n)
         return 0;
     int32_t best = likeliest(scratch, n);
@@ -230,9 +251,9 @@ int32_t q3_sample_draw(float *logits, int64_t vocab, const q3_sampling *s, uint3
     for (int64_t i = 0; i < n; i++) {
         sum += exp((double)scratch[i] - top);
         if (u < sum)
-            return id_of(logits, least, i);
+            return id_of(logits, vocab, under, i);
     }
-    return id_of(logits, least, best);
+    return id_of(logits, vocab, under, best);
 }
 
 int32_t q3_sample_next(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen, int64_t n_prompt,

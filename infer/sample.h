@@ -14,7 +14,7 @@ typedef struct q3_sampling {
     bool do_sample;           /* false: the likeliest token, the lowest id on ties */
     float temperature;        /* 0 is greedy too; 1 is off */
     int top_k;                /* keep the k likeliest and their ties; 0 is off */
-    float top_p;              /* keep the smallest set of at least this mass; 1 is off */
+    float top_p;              /* keep the smallest set of at least this mass and its ties; 1 is off */
     float repetition_penalty; /* 1 is off */
     float min_p;              /* drop what is less likely than this part of the likeliest; 0 is off */
     float presence_penalty;   /* subtracted once from each token of the answer so far (OpenAI); 0 is off */
