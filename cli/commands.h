@@ -54,6 +54,7 @@ typedef struct q3_command {
     X(tokenize)                                                                                              \
     X(trace)                                                                                                 \
     X(quantize)                                                                                              \
+    X(merge)                                                                                                 \
     X(config)                                                                                                \
     X(doctor)                                                                                                \
     X(version)                                                                                               \

@@ -71,7 +71,7 @@ q3_status q3_quantized_unnest(q3_quantized *q, q3_arena *mem)
 
 const float *q3_quantized_book(q3_dtype code)
 {
-    return code == Q3_FP4 ? q3_fp4_values : q3_nf4_values;
+    return q3_4bit_values(code);
 }
 
 bool q3_quantized_book_is(q3_dtype code, const float *value)

@@ -11,7 +11,7 @@
 #include "kernels/dtype.h"
 
 typedef struct q3_quantized {
-    q3_dtype code;         /* Q3_NF4, Q3_FP4 */
+    q3_dtype code;         /* Q3_NF4, Q3_FP4, Q3_I4 */
     q3_dtype source;       /* type of the weights before, which dequantizing restores: F32, BF16, F16 */
     int block;             /* elements per absmax, along the flat index */
     int64_t n;             /* elements */
@@ -28,9 +28,9 @@ typedef struct q3_quantize_args {
     const void *x;    /* [n] */
     q3_dtype dtype;   /* of x: F32, BF16, F16 */
     int64_t n;
-    q3_dtype code; /* Q3_NF4, Q3_FP4 */
+    q3_dtype code; /* Q3_NF4, Q3_FP4, Q3_I4 */
     int block;     /* power of two, 32 .. 4096; bitsandbytes' default is 64 */
-    bool nested;   /* double quantization */
+    bool nested;   /* double quantization; not with I4 */
 } q3_quantize_args;
 
 static inline int64_t q3_quantized_blocks(const q3_quantized *q)

@@ -44,7 +44,7 @@ const char *q3_shape(const q3_tensor *t)
 {
     enum { BUFFERS = 8, BYTES = 96 };
     static const char *const types[Q3_DTYPES] = {
-        "f32", "bf16", "f16", "i64", "i32", "u8", "nf4", "fp4", "i8"
+        "f32", "bf16", "f16", "i64", "i32", "u8", "nf4", "fp4", "i8", "i4"
     };
     static _Thread_local char text[BUFFERS][BYTES];
     static _Thread_local int turn;

@@ -17,8 +17,8 @@ typedef struct q3_tensor {
     q3_dtype dtype;
     int ndim;
     int64_t shape[Q3_MAX_DIMS];
-    int block;              /* NF4, FP4: elements per absmax; I8: columns */
-    const float *absmax;    /* NF4, FP4, I8: [ceil(n / block)] */
+    int block;              /* 4 bits: elements per absmax; I8: columns */
+    const float *absmax;    /* 4 bits, I8: [ceil(n / block)] */
     q3_nested nested;       /* NF4, FP4 on CUDA: the scales, where absmax is NULL */
     const void *half;       /* trained f32 on CUDA: the same values in bf16 (model/trainable.h); NULL: none */
     const char *name;       /* parameters: the name in the checkpoint; NULL for activations */

@@ -2,6 +2,7 @@
 #ifndef Q3_KERNELS_DTYPE_H
 #define Q3_KERNELS_DTYPE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -16,7 +17,7 @@ typedef enum q3_dtype {
     Q3_NF4, /* bitsandbytes: two codes a byte, the first in the high nibble; blocks along the flat index */
     Q3_FP4,
     Q3_I8, /* bitsandbytes' int8: a code an element and a scale a row, kernels/int8.h */
-    Q3_I4, /* as NF4, with evenly spaced values */
+    Q3_I4, /* ours: as NF4, with evenly spaced values (kernels/nf4.h) */
     Q3_DTYPES
 } q3_dtype;
 
@@ -31,14 +32,14 @@ typedef struct q3_nested {
 /* A matrix operand [rows, cols], row-major, in whatever form it is stored. Borrowed pointers. */
 typedef struct q3_weight {
     const void *data;
-    q3_dtype dtype;      /* F32, BF16, F16, NF4, FP4, I8 */
-    int block;           /* NF4, FP4: elements per absmax, along the flat index, straddling rows; I8: cols */
-    const float *absmax; /* NF4, FP4: [ceil(rows*cols / block)], not double quantized any more; I8: [rows] */
+    q3_dtype dtype;      /* F32, BF16, F16, NF4, FP4, I4, I8 */
+    int block;           /* 4 bits: elements per absmax, along the flat index, straddling rows; I8: cols */
+    const float *absmax; /* 4 bits: [ceil(rows*cols / block)], not double quantized any more; I8: [rows] */
     q3_nested nested;    /* CUDA, where absmax is NULL: the scales as double quantization stores them */
     const void *half;    /* CUDA: the same values in bf16, kept so by whoever changes them; NULL: none */
 } q3_weight;
 
-/* Bytes of n elements; NF4 and FP4: (n + 1) / 2. */
+/* Bytes of n elements; 4 bits: (n + 1) / 2. */
 static inline size_t q3_dtype_bytes(q3_dtype t, int64_t n)
 {
     switch (t) {
@@ -94,8 +95,8 @@ static inline float q3_f16_to_f32(uint16_t h)
     return f;
 }
 
-/* The 16 values of the two 4-bit codes, by nibble (bitsandbytes 0.50.2; Dettmers et al., arXiv:2305.14314,
- * appendix E). */
+/* The 16 values of the 4-bit codes, by nibble. The first two are bitsandbytes' (0.50.2; Dettmers et al.,
+ * arXiv:2305.14314, appendix E). */
 static const float q3_nf4_values[16] = {
     -1.0f,
     -0.6961928009986877f,
@@ -118,6 +119,22 @@ static const float q3_fp4_values[16] = {
     0.0f,  0.005208333333f,  0.66666667f,  1.0f,  0.33333333f,  0.5f,  0.16666667f,  0.25f,
     -0.0f, -0.005208333333f, -0.66666667f, -1.0f, -0.33333333f, -0.5f, -0.16666667f, -0.25f,
 };
+/* (i - 7.5) / 8: kernels/nf4.h says why. */
+static const float q3_int4_values[16] = {
+    -0.9375f, -0.8125f, -0.6875f, -0.5625f, -0.4375f, -0.3125f, -0.1875f, -0.0625f,
+    0.0625f,  0.1875f,  0.3125f,  0.4375f,  0.5625f,  0.6875f,  0.8125f,  0.9375f,
+};
+
+static inline bool q3_is_4bit(q3_dtype t)
+{
+    return t == Q3_NF4 || t == Q3_FP4 || t == Q3_I4;
+}
+
+/* The [16] values of a 4-bit code. */
+static inline const float *q3_4bit_values(q3_dtype code)
+{
+    return code == Q3_FP4 ? q3_fp4_values : code == Q3_I4 ? q3_int4_values : q3_nf4_values;
+}
 
 /* What an int8 code stands for, rounded twice as bitsandbytes rounds it: fl(fl(code * absmax) * fl(1 / 127)). */
 #define Q3_INT8_STEP 7.874015718698502e-3f
@@ -135,9 +152,10 @@ static inline float q3_weight_at(const q3_weight *w, int64_t i)
     case Q3_F16:
         return q3_f16_to_f32(((const uint16_t *)w->data)[i]);
     case Q3_NF4:
-    case Q3_FP4: {
+    case Q3_FP4:
+    case Q3_I4: {
         int code = ((const uint8_t *)w->data)[i / 2] >> (i % 2 ? 0 : 4) & 15;
-        return (w->dtype == Q3_NF4 ? q3_nf4_values : q3_fp4_values)[code] * w->absmax[i / w->block];
+        return q3_4bit_values(w->dtype)[code] * w->absmax[i / w->block];
     }
     case Q3_I8:
         return q3_int8_value(((const int8_t *)w->data)[i], w->absmax[i / w->block]);

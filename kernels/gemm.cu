@@ -2,7 +2,7 @@
  *
  *   F32 or BF16 weight of the activations' type     as it lies
  *   trained, with a shadow in bf16                  the shadow as it lies
- *   NF4, FP4                                        q3_nf4_dequantize_cuda into scratch
+ *   NF4, FP4, I4                                    q3_nf4_dequantize_cuda into scratch
  *   I8                                              rows by their scale into scratch
  *   other                                           an element a thread into scratch
  *
@@ -103,7 +103,7 @@ template <class To> void int8_to(To *to, const q3_weight *w, int64_t first, int6
 
 bool is_4bit(const q3_weight *w)
 {
-    return w->dtype == Q3_NF4 || w->dtype == Q3_FP4;
+    return q3_is_4bit(w->dtype);
 }
 
 /* Elements [first, first + n) of a weight's flat index. 4-bit: first is a multiple of a group of 256 scales; int8: of

@@ -157,7 +157,7 @@ static void from_int8(float *out, const int8_t *codes, float absmax, int64_t n)
 
 static void from_blocks(float *out, const q3_weight *w, int64_t at, int64_t n)
 {
-    const float *values = w->dtype == Q3_NF4 ? q3_nf4_values : q3_fp4_values;
+    const float *values = q3_4bit_values(w->dtype);
     int64_t block = at / w->block, end = at + n;
     while (at < end) {
         int64_t stop = least(end, (block + 1) * w->block);

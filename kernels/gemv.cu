@@ -14,7 +14,7 @@ enum {
     WARPS = THREADS / 32,
     TILE = 16,           /* rows of W a block, the M of m16n8k16 */
     ROWS = Q3_GEMV_ROWS, /* rows of X, its N */
-    CHUNK = 64,          /* terms of the sum between two looks at a scale: four products of the tensor core */
+    CHUNK = 64,          /* terms of the sum that a warp takes at a time: four products of the tensor core */
     BLOCKS_PER_SM = 4,   /* with a table of 32 KiB each, on sm_80 and sm_90; sm_86 and sm_89 hold two */
 };
 
@@ -42,7 +42,7 @@ template <class T> __device__ __forceinline__ void finish(const product<T> &p, i
 /* A row's 16 weights of this lane in a chunk, as pairs of bf16. Which 16 of the 64 they are is free, as long as X is
  * read alike: lane q of 4 takes elements offset(q, 0) .. + 7 and offset(q, 1) .. + 7. */
 struct rows_bf16 {
-    enum { SCALED = 0, ROW_SCALED = 0, IN_FLIGHT = 2 };
+    enum { SCALES = 0, ROW_SCALED = 0, IN_FLIGHT = 2 };
     struct raw {
         uint4 half[2];
     };
@@ -60,8 +60,9 @@ struct rows_bf16 {
     }
 };
 
+/* A scale holds for the whole chunk. */
 struct rows_4bit {
-    enum { SCALED = 1, ROW_SCALED = 0, IN_FLIGHT = 4 };
+    enum { SCALES = 1, ROW_SCALED = 0, IN_FLIGHT = 4 };
     typedef uint2 raw;
     static __device__ __forceinline__ int offset(int q, int half) { return 16 * q + 8 * half; }
     static __device__ __forceinline__ raw load(const void *w, int64_t at, int q)
@@ -77,9 +78,25 @@ struct rows_4bit {
     }
 };
 
+/* Blocks of 32: each half of the lane's elements lies in a block of its own. */
+struct rows_4bit_32 {
+    enum { SCALES = 2, ROW_SCALED = 0, IN_FLIGHT = 2 };
+    typedef uint2 raw;
+    static __device__ __forceinline__ int offset(int q, int half) { return 32 * half + 8 * q; }
+    static __device__ __forceinline__ raw load(const void *w, int64_t at, int q)
+    {
+        const uint8_t *p = (const uint8_t *)w + at / 2 + 4 * q;
+        return make_uint2(*(const uint32_t *)p, *(const uint32_t *)(p + 16));
+    }
+    static __device__ __forceinline__ void pairs(uint32_t (&to)[8], const raw &r, const uint32_t *table)
+    {
+        rows_4bit::pairs(to, r, table);
+    }
+};
+
 /* Codes are whole numbers up to 127, which bf16 holds exactly. */
 struct rows_int8 {
-    enum { SCALED = 0, ROW_SCALED = 1, IN_FLIGHT = 2 };
+    enum { SCALES = 0, ROW_SCALED = 1, IN_FLIGHT = 2 };
     typedef uint4 raw;
     static __device__ __forceinline__ int offset(int q, int half) { return 16 * q + 8 * half; }
     static __device__ __forceinline__ raw load(const void *w, int64_t at, int q)
@@ -107,11 +124,12 @@ __device__ __forceinline__ void fill_table(uint32_t *table, const q3_nf4_book &b
         table[i] = q3_pack_bf16(book.value[i >> 9], book.value[i >> 5 & 15]);
 }
 
-/* Four products of 16 terms: rows g and g + 8 of the tile times the rows of X. */
+/* Products [from, to) of the four of 16 terms: rows g and g + 8 of the tile times the rows of X. */
+template <int from, int to>
 __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&top)[8], const uint32_t (&bottom)[8],
                                          const uint32_t (&x)[8])
 {
-    for (int t = 0; t < 4; t++) {
+    for (int t = from; t < to; t++) {
         const uint32_t a[4] = { top[2 * t], bottom[2 * t], top[2 * t + 1], bottom[2 * t + 1] };
         const uint32_t b[2] = { x[2 * t], x[2 * t + 1] };
         q3_mma_bf16(d, a, b);
@@ -136,21 +154,38 @@ __device__ __forceinline__ int64_t first_of(int chunk, int end)
     return (int64_t)(chunk < end ? chunk : end - 1) * CHUNK;
 }
 
-/* The branch stands outside the loops, so that their loads are in flight together. */
-template <int N>
-__device__ __forceinline__ void load_scales(float (&to)[2][N], const q3_nf4_scales &s, int64_t top,
+/* First term of part i of the chunks, `per` parts a chunk. */
+__device__ __forceinline__ int64_t part_of(int begin, int i, int end, int per)
+{
+    return first_of(begin + i / per, end) + i % per * (CHUNK / per);
+}
+
+/* N scales a row, `per` a chunk. The branch stands outside the loops, so that their loads are in flight together. */
+template <int per, int N, int room>
+__device__ __forceinline__ void load_scales(float (&to)[2][room], const q3_nf4_scales &s, int64_t top,
                                             int64_t bottom, int begin, int end)
 {
     if (s.absmax)
-        for (int j = 0; j < N; j++) {
-            to[0][j] = s.absmax[(top + first_of(begin + j, end)) >> s.shift];
-            to[1][j] = s.absmax[(bottom + first_of(begin + j, end)) >> s.shift];
+        for (int i = 0; i < N; i++) {
+            to[0][i] = s.absmax[(top + part_of(begin, i, end, per)) >> s.shift];
+            to[1][i] = s.absmax[(bottom + part_of(begin, i, end, per)) >> s.shift];
         }
     else
-        for (int j = 0; j < N; j++) {
-            to[0][j] = q3_unnested(s.nested, (top + first_of(begin + j, end)) >> s.shift);
-            to[1][j] = q3_unnested(s.nested, (bottom + first_of(begin + j, end)) >> s.shift);
+        for (int i = 0; i < N; i++) {
+            to[0][i] = q3_unnested(s.nested, (top + part_of(begin, i, end, per)) >> s.shift);
+            to[1][i] = q3_unnested(s.nested, (bottom + part_of(begin, i, end, per)) >> s.shift);
         }
+}
+
+/* The products of a part, times its scales for the two rows. */
+template <int from, int to>
+__device__ __forceinline__ void add_scaled(float (&sum)[4], const uint32_t (&a)[2][8], const uint32_t (&x)[8],
+                                           float top, float bottom)
+{
+    float d[4] = { 0, 0, 0, 0 };
+    multiply<from, to>(d, a[0], a[1], x);
+    for (int i = 0; i < 4; i++)
+        sum[i] += (i < 2 ? top : bottom) * d[i];
 }
 
 /* Adds this warp's share of the sum: chunks begin .. end - 1 of rows `top` and `bottom`. */
@@ -162,23 +197,26 @@ __device__ __forceinline__ void sum_chunks(float (&sum)[4], const product<q3_bf1
     const int g = (threadIdx.x & 31) >> 2, q = threadIdx.x & 3;
     for (int c = begin; c < end; c += W::IN_FLIGHT) {
         typename W::raw raw[2][W::IN_FLIGHT];
-        float scale[2][W::IN_FLIGHT];
+        float scale[2][2 * W::IN_FLIGHT];
         for (int j = 0; j < W::IN_FLIGHT; j++) {
             const int64_t k = first_of(c + j, end);
             raw[0][j] = W::load(p.w, top * p.K + k, q);
             raw[1][j] = W::load(p.w, bottom * p.K + k, q);
         }
-        if (W::SCALED)
-            load_scales<W::IN_FLIGHT>(scale, scales, top * p.K, bottom * p.K, c, end);
+        if (W::SCALES > 0)
+            load_scales<W::SCALES == 2 ? 2 : 1, W::SCALES * W::IN_FLIGHT>(scale, scales, top * p.K,
+                                                                          bottom * p.K, c, end);
         for (int j = 0; j < W::IN_FLIGHT && c + j < end; j++) {
             uint32_t a[2][8], x[8];
-            float d[4] = { 0, 0, 0, 0 };
             load_x<W>(x, p, g, q, (int64_t)(c + j) * CHUNK);
             W::pairs(a[0], raw[0][j], table);
             W::pairs(a[1], raw[1][j], table);
-            multiply(d, a[0], a[1], x);
-            for (int i = 0; i < 4; i++)
-                sum[i] += W::SCALED ? scale[i / 2][j] * d[i] : d[i];
+            if (W::SCALES == 2) {
+                add_scaled<0, 2>(sum, a, x, scale[0][2 * j], scale[1][2 * j]);
+                add_scaled<2, 4>(sum, a, x, scale[0][2 * j + 1], scale[1][2 * j + 1]);
+            } else {
+                add_scaled<0, 4>(sum, a, x, W::SCALES > 0 ? scale[0][j] : 1, W::SCALES > 0 ? scale[1][j] : 1);
+            }
         }
     }
 }
@@ -191,7 +229,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     Q3_SHARED(float, part, WARPS *TILE *ROWS); // [warp][row of the tile][row of X]
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
     const int chunks = (int)(p.K / CHUNK);
-    if (W::SCALED)
+    if (W::SCALES > 0)
         fill_table(table, book);
     __syncthreads();
     for (int64_t n = (int64_t)blockIdx.x * TILE; n < p.N; n += (int64_t)gridDim.x * TILE) {
@@ -230,6 +268,7 @@ __device__ __forceinline__ float weight_at(const void *w, q3_dtype dtype, const 
         return q3_value(((const q3_f16 *)w)[i]);
     case Q3_NF4:
     case Q3_FP4:
+    case Q3_I4:
         return value[q3_nibble((const uint8_t *)w, i)] * q3_nf4_scale(scales, i);
     case Q3_I8:
         return q3_int8(((const int8_t *)w)[i], scales.absmax[row]);
@@ -268,12 +307,12 @@ __global__ void __launch_bounds__(THREADS, 2)
 
 bool four_bit(const q3_gemm_nt_args *a)
 {
-    return a->w.dtype == Q3_NF4 || a->w.dtype == Q3_FP4;
+    return q3_is_4bit(a->w.dtype);
 }
 
 bool fits_mma(const q3_gemm_nt_args *a, int64_t ldx)
 {
-    bool type = a->w.dtype == Q3_BF16 || a->w.dtype == Q3_I8 || (four_bit(a) && a->w.block >= CHUNK);
+    bool type = a->w.dtype == Q3_BF16 || a->w.dtype == Q3_I8 || (four_bit(a) && a->w.block >= CHUNK / 2);
     bool aligned = (uintptr_t)a->x % 16 == 0 && ldx % 8 == 0 && (uintptr_t)a->w.data % 16 == 0;
     return a->dtype == Q3_BF16 && type && aligned && a->K % CHUNK == 0;
 }
@@ -306,7 +345,10 @@ void launch_mma(const q3_gemm_nt_args *a, const product<q3_bf16> &p, q3_cuda *cu
         Q3_LAUNCH(cuda, rows16_mma<rows_int8>, tiles, THREADS, 0, p, scales, book);
     else if (!four_bit(a))
         Q3_LAUNCH(cuda, rows16_mma<rows_bf16>, tiles, THREADS, 0, p, scales, book);
-    else // a block fills its table once: no more blocks than run at a time
+    else if (a->w.block < CHUNK) // a block fills its table once: no more blocks than run at a time
+        Q3_LAUNCH(cuda, rows16_mma<rows_4bit_32>, most && most < tiles ? most : tiles, THREADS, 256 * 32 * 4,
+                  p, scales, book);
+    else
         Q3_LAUNCH(cuda, rows16_mma<rows_4bit>, most && most < tiles ? most : tiles, THREADS, 256 * 32 * 4, p,
                   scales, book);
 }

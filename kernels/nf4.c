@@ -19,10 +19,15 @@ static const q3_nf4_steps fp4_steps = {
       0x1.2aaaacp-1f, 0x1.aaaaacp-1f },
     { 11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3 },
 };
+static const q3_nf4_steps int4_steps = {
+    { -0.875f, -0.75f, -0.625f, -0.5f, -0.375f, -0.25f, -0.125f, 0.0f, 0.125f, 0.25f, 0.375f, 0.5f, 0.625f,
+      0.75f, 0.875f },
+    { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 },
+};
 
 const q3_nf4_steps *q3_nf4_steps_of(q3_dtype code)
 {
-    return code == Q3_FP4 ? &fp4_steps : &nf4_steps;
+    return code == Q3_FP4 ? &fp4_steps : code == Q3_I4 ? &int4_steps : &nf4_steps;
 }
 
 static float load(const void *x, q3_dtype dtype, int64_t i)
@@ -148,7 +153,7 @@ static void dequantize_job(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const q3_nf4_dequantize_args *a = arg;
-    const float *value = a->code == Q3_FP4 ? q3_fp4_values : q3_nf4_values;
+    const float *value = q3_4bit_values(a->code);
     for (int64_t b = begin; b < end; b++) {
         int64_t last = (b + 1) * a->block < a->n ? (b + 1) * a->block : a->n;
         for (int64_t i = b * a->block; i < last; i++) {

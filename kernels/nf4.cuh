@@ -51,7 +51,7 @@ static __device__ __forceinline__ unsigned q3_nibble(const uint8_t *packed, int6
 static inline q3_nf4_book q3_nf4_book_of(q3_dtype code)
 {
     q3_nf4_book book;
-    memcpy(book.value, code == Q3_FP4 ? q3_fp4_values : q3_nf4_values, sizeof book.value);
+    memcpy(book.value, q3_4bit_values(code), sizeof book.value);
     return book;
 }
 static inline q3_nf4_scales q3_nf4_scales_of(const float *absmax, const q3_nested *nested, int block)

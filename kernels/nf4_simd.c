@@ -60,6 +60,6 @@ void Q3_SIMD(q3_nf4_quantize)(const q3_nf4_quantize_args *a)
         float r = 1.0f / (m < 1e-38f ? 1e-38f : m);
         a->absmax[b] = m;
         for (int i = 0; i < a->block; i += CHUNK)
-            encode_chunk(a->packed + (at + i) / 2, x + i, r, &steps, a->code == Q3_NF4);
+            encode_chunk(a->packed + (at + i) / 2, x + i, r, &steps, a->code != Q3_FP4);
     }
 }

@@ -69,3 +69,22 @@ q3_status q3_weights_int8(const int8_t **codes, const float **absmax, q3_weights
     Q3_TRY(check_format(w, name));
     return find_absmax(absmax, w, name, shape[0]);
 }
+
+q3_status q3_int8_tensors(q3_st_tensor out[Q3_8BIT_TENSORS], q3_arena *mem, const char *name,
+                          const int8_t *codes, const float *absmax, const int64_t shape[2])
+{
+    static const uint8_t row_by_row = 0;
+    const int module = (int)(strlen(name) - strlen("weight"));
+    out[0] = (q3_st_tensor){
+        .name = name, .dtype = Q3_I8, .ndim = 2, .shape = { shape[0], shape[1] }, .data = codes
+    };
+    out[1] = (q3_st_tensor){ .name = q3_arena_printf(mem, "%.*sSCB", module, name),
+                             .dtype = Q3_F32,
+                             .ndim = 1,
+                             .shape = { shape[0] },
+                             .data = absmax };
+    out[2] = (q3_st_tensor){ .name = q3_arena_printf(mem, "%.*sweight_format", module, name),
+                             .dtype = Q3_U8,
+                             .data = &row_by_row };
+    return out[1].name && out[2].name ? Q3_OK : Q3_ERR_MEMORY;
+}

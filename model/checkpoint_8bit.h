@@ -1,4 +1,4 @@
-/* model/checkpoint_8bit.h - weights in int8 as bitsandbytes stores them in safetensors, read.
+/* model/checkpoint_8bit.h - weights in int8 as bitsandbytes stores them in safetensors, read and written.
  *
  * A matrix P.weight is spread over three tensors (Linear8bitLt of bitsandbytes, as transformers saves it):
  *
@@ -12,6 +12,7 @@
 #ifndef Q3_MODEL_CHECKPOINT_8BIT_H
 #define Q3_MODEL_CHECKPOINT_8BIT_H
 
+#include "core/arena.h"
 #include "model/checkpoint_files.h"
 
 /* true when the weight of this normalized name is stored in int8. */
@@ -21,5 +22,11 @@ bool q3_weights_is_int8(q3_weights *w, const char *name);
  * all parts as used. */
 q3_status q3_weights_int8(const int8_t **codes, const float **absmax, q3_weights *w, const char *name,
                           const int64_t shape[2]);
+
+/* The tensors that store codes [rows, cols] and absmax [rows] (borrowed) as the weight `name`, which ends in ".weight",
+ * for q3_safetensors_write. Names live in `mem`. */
+enum { Q3_8BIT_TENSORS = 3 };
+q3_status q3_int8_tensors(q3_st_tensor out[Q3_8BIT_TENSORS], q3_arena *mem, const char *name,
+                          const int8_t *codes, const float *absmax, const int64_t shape[2]);
 
 #endif

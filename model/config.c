@@ -316,13 +316,13 @@ static q3_dtype dtype_of(const section *s)
     return cJSON_IsString(item) ? q3_torch_dtype_parse(item->valuestring) : Q3_DTYPES;
 }
 
-static q3_status read_skip(q3_quantization_config *q, q3_arena *mem, const section *s)
+static q3_status read_skip(q3_quantization_config *q, q3_arena *mem, const section *s, const char *key)
 {
-    const cJSON *list = get(s, "llm_int8_skip_modules"), *item;
+    const cJSON *list = get(s, key), *item;
     if (!list)
         return Q3_OK;
     if (!cJSON_IsArray(list))
-        return bad(s, "llm_int8_skip_modules", "must be a list of module names");
+        return bad(s, key, "must be a list of module names");
     const char **skip = Q3_NEW(mem, const char *, cJSON_GetArraySize(list));
     if (!skip)
         return Q3_ERR_MEMORY;
@@ -330,11 +330,22 @@ static q3_status read_skip(q3_quantization_config *q, q3_arena *mem, const secti
     cJSON_ArrayForEach(item, list)
     {
         if (!cJSON_IsString(item))
-            return bad(s, "llm_int8_skip_modules", "must be a list of module names");
+            return bad(s, key, "must be a list of module names");
         if (!(skip[q->n_skip++] = q3_arena_strdup(mem, item->valuestring)))
             return Q3_ERR_MEMORY;
     }
     return Q3_OK;
+}
+
+/* Of our own form; config_edit.c writes it. */
+static q3_status read_int4(q3_quantization_config *q, q3_arena *mem, const section *s)
+{
+    int64_t group;
+    Q3_TRY(need_int(&group, s, "group_size", 32, 4096));
+    if (group & (group - 1))
+        return bad(s, "group_size", "is %lld; expected a power of two", (long long)group);
+    *q = (q3_quantization_config){ .present = true, .code = Q3_I4, .block = (int)group, .compute = Q3_F32 };
+    return read_skip(q, mem, s, "modules_to_not_convert");
 }
 
 static q3_status read_quantization(q3_quantization_config *q, q3_arena *mem, const section *top)
@@ -343,6 +354,9 @@ static q3_status read_quantization(q3_quantization_config *q, q3_arena *mem, con
     if (!get(top, "quantization_config"))
         return Q3_OK;
     Q3_TRY(need_object(&s, top, "quantization_config", "quantization_config"));
+    const cJSON *method = get(&s, "quant_method");
+    if (cJSON_IsString(method) && strcmp(method->valuestring, "q3_int4") == 0)
+        return read_int4(q, mem, &s);
     Q3_TRY(need_word(&s, "quant_method", "bitsandbytes"));
     bool four, eight;
     Q3_TRY(maybe_bool(&four, &s, "load_in_4bit", false));
@@ -355,7 +369,7 @@ static q3_status read_quantization(q3_quantization_config *q, q3_arena *mem, con
     if (eight) {
         q->code = Q3_I8;
         q->compute = Q3_F32;
-        return read_skip(q, mem, &s);
+        return read_skip(q, mem, &s, "llm_int8_skip_modules");
     }
     const cJSON *type = get(&s, "bnb_4bit_quant_type"), *compute = get(&s, "bnb_4bit_compute_dtype");
     const char *name = cJSON_IsString(type) ? type->valuestring : "fp4"; // the library's default
@@ -367,7 +381,7 @@ static q3_status read_quantization(q3_quantization_config *q, q3_arena *mem, con
         return bad(&s, "bnb_4bit_compute_dtype", "is %s; expected float32, bfloat16 or float16",
                    compute->valuestring);
     Q3_TRY(maybe_bool(&q->nested, &s, "bnb_4bit_use_double_quant", false));
-    return read_skip(q, mem, &s);
+    return read_skip(q, mem, &s, "llm_int8_skip_modules");
 }
 
 static bool known_architecture(const char *name)

@@ -50,10 +50,11 @@ typedef struct q3_vision_config {
     int deepstack[Q3_MAX_DEEPSTACK]; /* their indices, rising; the i-th goes to decoder layer i */
 } q3_vision_config;
 
-/* quantization_config of bitsandbytes. */
+/* quantization_config of bitsandbytes, or our own of int4 (model/checkpoint_int4.h). */
 typedef struct q3_quantization_config {
     bool present;
-    q3_dtype code;    /* Q3_NF4, Q3_FP4, Q3_I8 */
+    q3_dtype code;    /* Q3_NF4, Q3_FP4, Q3_I8, Q3_I4 */
+    int block;        /* I4: elements a scale; the others say so with each weight */
     bool nested;      /* double quantization */
     q3_dtype compute; /* F32, BF16, F16: what the reference would compute in */
     int n_skip;

@@ -171,25 +171,53 @@ static void set_dtype(q3_text *t, const char *dtype)
     q3_text_free(&value);
 }
 
-/* BitsAndBytesConfig.to_dict of transformers 5.17, as config.json holds it (indented by 2, keys sorted). */
-static void put_quantization(q3_text *t, const q3_quantization_config *q)
+static void put_skipped(q3_text *t, const char *key, const q3_quantization_config *q)
 {
-    q3_text_printf(
-        t,
-        "{\n    \"_load_in_4bit\": true,\n    \"_load_in_8bit\": false,\n"
-        "    \"bnb_4bit_compute_dtype\": \"%s\",\n    \"bnb_4bit_quant_storage\": \"uint8\",\n"
-        "    \"bnb_4bit_quant_type\": \"%s\",\n    \"bnb_4bit_use_double_quant\": %s,\n"
-        "    \"llm_int8_enable_fp32_cpu_offload\": false,\n    \"llm_int8_has_fp16_weight\": false,\n",
-        q3_torch_dtype_name(q->compute), q->code == Q3_FP4 ? "fp4" : "nf4", q->nested ? "true" : "false");
-    q3_text_printf(t, "    \"llm_int8_skip_modules\": %s", q->n_skip ? "[\n" : "null");
+    q3_text_printf(t, "    \"%s\": %s", key, q->n_skip ? "[\n" : "null");
     for (int i = 0; i < q->n_skip; i++) {
         q3_text_printf(t, "      ");
         q3_text_json_string(t, q->skip[i], strlen(q->skip[i]));
         q3_text_printf(t, "%s", i + 1 < q->n_skip ? ",\n" : "\n    ]");
     }
+    q3_text_printf(t, ",\n");
+}
+
+/* model/checkpoint_int4.h. */
+static void put_int4(q3_text *t, const q3_quantization_config *q)
+{
+    q3_text_printf(t, "{\n    \"group_size\": %d,\n", q->block);
+    put_skipped(t, "modules_to_not_convert", q);
+    q3_text_printf(t, "    \"quant_method\": \"q3_int4\"\n  }");
+}
+
+/* BitsAndBytesConfig.to_dict of transformers 5.17, as config.json holds it (indented by 2, keys sorted). With int8 the
+ * words about 4 bits are its defaults. */
+static void put_bitsandbytes(q3_text *t, const q3_quantization_config *q)
+{
+    const bool four = q->code != Q3_I8;
+    const char *in4 = four ? "true" : "false", *in8 = four ? "false" : "true";
+    q3_text_printf(t,
+                   "{\n    \"_load_in_4bit\": %s,\n    \"_load_in_8bit\": %s,\n"
+                   "    \"bnb_4bit_compute_dtype\": \"%s\",\n    \"bnb_4bit_quant_storage\": \"uint8\",\n",
+                   in4, in8, four ? q3_torch_dtype_name(q->compute) : "float32");
     q3_text_printf(
-        t, ",\n    \"llm_int8_threshold\": 6.0,\n    \"load_in_4bit\": true,\n    \"load_in_8bit\": false,\n"
-           "    \"quant_method\": \"bitsandbytes\"\n  }");
+        t,
+        "    \"bnb_4bit_quant_type\": \"%s\",\n    \"bnb_4bit_use_double_quant\": %s,\n"
+        "    \"llm_int8_enable_fp32_cpu_offload\": false,\n    \"llm_int8_has_fp16_weight\": false,\n",
+        q->code == Q3_NF4 ? "nf4" : "fp4", four && q->nested ? "true" : "false");
+    put_skipped(t, "llm_int8_skip_modules", q);
+    q3_text_printf(t,
+                   "    \"llm_int8_threshold\": 6.0,\n    \"load_in_4bit\": %s,\n    \"load_in_8bit\": %s,\n"
+                   "    \"quant_method\": \"bitsandbytes\"\n  }",
+                   in4, in8);
+}
+
+static void put_quantization(q3_text *t, const q3_quantization_config *q)
+{
+    if (q->code == Q3_I4)
+        put_int4(t, q);
+    else
+        put_bitsandbytes(t, q);
 }
 
 q3_status q3_model_config_text(q3_text *out, const q3_model_config *c, const q3_config_edit *edit)

@@ -1,11 +1,17 @@
 /* Writing model directories: the second half of model/weights.h. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "core/file.h"
 #include "core/log.h"
 #include "core/quantized.h"
+#include "kernels/gemm.h"
+#include "kernels/int8.h"
+#include "kernels/pool.h"
 #include "model/checkpoint_4bit.h"
+#include "model/checkpoint_8bit.h"
+#include "model/checkpoint_int4.h"
 #include "model/config_edit.h"
 #include "model/weights.h"
 
@@ -53,12 +59,13 @@ const char *q3_saved_name(q3_arena *mem, const q3_model_config *c, const char *n
     return shorten ? q3_arena_printf(mem, "model.%s", name + sizeof with - 1) : q3_arena_strdup(mem, name);
 }
 
-/* Values for the writer: from the device, rounded to bf16 where that is asked for, in a buffer that lives until the next
- * call. */
+/* Values for the writer: from the device or expanded, with their adapter, rounded to bf16 where that is asked for, in a
+ * buffer that lives until the next call. */
 typedef struct converter {
     const q3_model *m;
-    const char **names; // as saved, by parameter
-    float *values;      // of the tensor that is being written, and behind them room for their rounded form
+    const char **names;      // as saved, by parameter
+    const q3_proj **adapted; // whose weight the parameter is; NULL: no adapter on it
+    float *values; // of the tensor that is being written, and behind them room for their rounded form
     int64_t capacity;
 } converter;
 
@@ -67,6 +74,47 @@ static const uint16_t *rounded(uint16_t *out, const float *values, int64_t n)
     for (int64_t i = 0; i < n; i++)
         out[i] = q3_f32_to_bf16(values[i]);
     return out;
+}
+
+typedef struct expand_job {
+    float *out;
+    const q3_weight *w;
+} expand_job;
+
+static void expand_run(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const expand_job *j = arg;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++)
+        j->out[i] = q3_weight_at(j->w, i);
+}
+
+/* w + scale B A, f32 (Hu et al., section 3; PEFT's merge_and_unload). */
+static void add_adapter(float *w, const q3_proj *p)
+{
+    const q3_tensor *a = p->lora_a, *b = p->lora_b;
+    q3_gemm_nn_cpu(&(q3_gemm_nn_args){ .y = w,
+                                       .x = b->data,
+                                       .w = { .data = a->data, .dtype = Q3_F32 },
+                                       .M = b->shape[0],
+                                       .N = b->shape[1],
+                                       .K = a->shape[1],
+                                       .alpha = p->lora_scale,
+                                       .beta = 1,
+                                       .dtype = Q3_F32 });
+}
+
+static void read_values(float *out, const q3_model *m, const q3_tensor *t, const q3_proj *adapted)
+{
+    if (m->values->cuda) {
+        q3_device_read(m->values->cuda, out, t->data, q3_nbytes(t));
+        return;
+    }
+    const q3_weight w = { .data = t->data, .dtype = t->dtype, .block = t->block, .absmax = t->absmax };
+    expand_job job = { out, &w };
+    q3_parallel(q3_numel(t), 16384, expand_run, &job);
+    if (adapted)
+        add_adapter(out, adapted);
 }
 
 static q3_status fill(const void **data, const q3_st_tensor *t, void *arg)
@@ -84,7 +132,7 @@ static q3_status fill(const void **data, const q3_st_tensor *t, void *arg)
             c->values = p;
             c->capacity = n;
         }
-        q3_device_read(c->m->values->cuda, c->values, w->data, q3_nbytes(w));
+        read_values(c->values, c->m, w, c->adapted[i]);
         *data = c->values;
         if (t->dtype == Q3_BF16)
             *data = rounded((uint16_t *)(c->values + n), c->values, n);
@@ -93,10 +141,20 @@ static q3_status fill(const void **data, const q3_st_tensor *t, void *arg)
     return q3_fail(Q3_ERR_FAIL, "no parameter is called %s", t->name);
 }
 
-static q3_st_tensor entry_of(const q3_model *m, const q3_tensor *w, const char *name, q3_dtype dtype)
+/* The projection that `w` belongs to, if there is an adapter on it. */
+static const q3_proj *adapted_by(const q3_model *m, const q3_tensor *w)
+{
+    for (int i = 0; i < m->n_projections; i++)
+        if (m->projections[i]->w == w)
+            return m->projections[i]->lora_a ? m->projections[i] : NULL;
+    return NULL;
+}
+
+static q3_st_tensor entry_of(const q3_model *m, const q3_tensor *w, const char *name, q3_dtype dtype,
+                             bool adapted)
 {
     const q3_vision_config *v = &m->config.vision;
-    bool at_hand = dtype == Q3_F32 && !m->values->cuda;
+    bool at_hand = dtype == Q3_F32 && w->dtype == Q3_F32 && !adapted && !m->values->cuda;
     q3_st_tensor t = { .name = name, .dtype = dtype, .ndim = w->ndim, .data = at_hand ? w->data : NULL };
     for (int i = 0; i < w->ndim; i++)
         t.shape[i] = w->shape[i];
@@ -110,16 +168,19 @@ static q3_st_tensor entry_of(const q3_model *m, const q3_tensor *w, const char *
 
 static q3_status save_tensors(const q3_model *m, q3_arena *mem, const char *path, q3_dtype dtype)
 {
-    converter c = { .m = m, .names = Q3_NEW(mem, const char *, m->n_params + 1) };
+    converter c = { .m = m,
+                    .names = Q3_NEW(mem, const char *, m->n_params + 1),
+                    .adapted = Q3_NEW(mem, const q3_proj *, m->n_params + 1) };
     q3_st_tensor *tensors = Q3_NEW(mem, q3_st_tensor, m->n_params + 1);
-    if (!tensors || !c.names)
+    if (!tensors || !c.names || !c.adapted)
         return Q3_ERR_MEMORY;
     for (int i = 0; i < m->n_params; i++) {
         const q3_tensor *w = m->params[i].tensor;
-        Q3_CHECK(w->dtype == Q3_F32, "%s is %s", w->name, q3_shape(w));
+        c.adapted[i] = adapted_by(m, w);
+        Q3_CHECK(!m->values->cuda || (w->dtype == Q3_F32 && !c.adapted[i]), "%s is %s", w->name, q3_shape(w));
         if (!(c.names[i] = q3_saved_name(mem, &m->config, w->name)))
             return Q3_ERR_MEMORY;
-        tensors[i] = entry_of(m, w, c.names[i], dtype);
+        tensors[i] = entry_of(m, w, c.names[i], dtype, c.adapted[i] != NULL);
     }
     const q3_st_pair format = { "format", "pt" };
     const q3_st_write file = { .path = path,
@@ -166,18 +227,41 @@ static bool is_linear(const char *name)
     return strcmp(name, "lm_head.weight") == 0;
 }
 
+static q3_status quantize_int8(q3_st_tensor *out, q3_arena *mem, const char *name, const q3_st_tensor *s)
+{
+    int8_t *codes = Q3_NEW(mem, int8_t, q3_st_elements(s));
+    float *absmax = Q3_NEW(mem, float, s->shape[0]);
+    if (!codes || !absmax)
+        return Q3_ERR_MEMORY;
+    q3_int8_quantize_cpu(
+        &(q3_int8_quantize_args){ codes, absmax, s->data, s->dtype, s->shape[0], s->shape[1] });
+    for (int64_t i = 0; i < s->shape[0]; i++)
+        if (!isfinite(absmax[i]))
+            return q3_fail(Q3_ERR_MODEL, "tensor %s holds NaN or infinite weights", name);
+    return q3_int8_tensors(out, mem, name, codes, absmax, s->shape);
+}
+
 static q3_status quantize_one(q3_st_tensor *out, int64_t *n_out, q3_arena *mem, const char *name,
                               const q3_st_tensor *s, const q3_load_options *o)
 {
     q3_quantized q;
-    int parts;
+    int parts = o->load_in_8bit ? Q3_8BIT_TENSORS : Q3_INT4_TENSORS;
     if (s->dtype > Q3_F16)
         return q3_fail(Q3_ERR_MODEL, "tensor %s is %s; F32, BF16 and F16 can be quantized", s->name,
                        s->dtype_name);
-    const q3_quantize_args a = { name,    s->data,       s->dtype,       q3_st_elements(s),
-                                 o->code, Q3_4BIT_BLOCK, o->double_quant };
-    Q3_TRY(q3_quantize(&q, mem, &a));
-    Q3_TRY(q3_quantized_tensors(out + *n_out, &parts, mem, name, &q, s->shape));
+    if (o->load_in_8bit) {
+        Q3_TRY(quantize_int8(out + *n_out, mem, name, s));
+    } else {
+        const q3_quantize_args a = { name,           s->data,
+                                     s->dtype,       q3_st_elements(s),
+                                     o->code,        o->block ? o->block : Q3_4BIT_BLOCK,
+                                     o->double_quant };
+        Q3_TRY(q3_quantize(&q, mem, &a));
+        if (o->code == Q3_I4)
+            Q3_TRY(q3_int4_tensors(out + *n_out, mem, name, &q));
+        else
+            Q3_TRY(q3_quantized_tensors(out + *n_out, &parts, mem, name, &q, s->shape));
+    }
     *n_out += parts;
     return Q3_OK;
 }
@@ -225,7 +309,8 @@ static q3_status quantize_dir(const char *from, const char *dir, const q3_load_o
     Q3_TRY(copy_generation_config(from, dir));
     const char *const usual[] = { "model.visual", "lm_head" };
     const q3_quantization_config quantization = { .present = true,
-                                                  .code = o->code,
+                                                  .code = o->load_in_8bit ? Q3_I8 : o->code,
+                                                  .block = o->block,
                                                   .nested = o->double_quant,
                                                   .compute =
                                                       config.dtype == Q3_DTYPES ? Q3_F32 : config.dtype,

@@ -14,6 +14,7 @@
 #include "model/checkpoint_4bit.h"
 #include "model/checkpoint_8bit.h"
 #include "model/checkpoint_files.h"
+#include "model/checkpoint_int4.h"
 
 enum { NAME_BYTES = 256 };
 
@@ -46,8 +47,62 @@ bool q3_module_skipped(const q3_load_options *o, const char *path)
     return false;
 }
 
-static bool quantizes(const q3_load_options *o, const char *path)
+typedef struct weight_word {
+    const char *word;
+    q3_dtype dtype; // Q3_DTYPES: as stored
+    int block;
+} weight_word;
+
+static const weight_word weight_words[] = {
+    { "auto", Q3_DTYPES, 0 }, { "f32", Q3_F32, 0 }, { "bf16", Q3_BF16, 0 }, { "nf4", Q3_NF4, 64 },
+    { "fp4", Q3_FP4, 64 },    { "int8", Q3_I8, 0 }, { "int4", Q3_I4, 128 }, { "int4-g32", Q3_I4, 32 },
+};
+
+q3_status q3_load_options_word(q3_load_options *out, const char *word)
 {
+    const weight_word *w = weight_words, *end = w + sizeof weight_words / sizeof *weight_words;
+    while (w < end && strcmp(w->word, word) != 0)
+        w++;
+    if (w == end)
+        return q3_fail(
+            Q3_ERR_USAGE,
+            "weights \"%.40s\" are unknown; there are auto, f32, bf16, nf4, fp4, int8, int4 and int4-g32",
+            word);
+    out->load_in_4bit = q3_is_4bit(w->dtype);
+    out->load_in_8bit = w->dtype == Q3_I8;
+    out->code = out->load_in_4bit ? w->dtype : Q3_NF4;
+    out->block = w->block;
+    out->double_quant = w->dtype == Q3_NF4 || w->dtype == Q3_FP4;
+    out->strict = true;
+    out->wide = w->dtype == Q3_F32 ? Q3_WIDE_F32 : w->dtype == Q3_BF16 ? Q3_WIDE_BF16 : Q3_WIDE_STORED;
+    return Q3_OK;
+}
+
+const char *q3_model_weights_word(const q3_model *m)
+{
+    const q3_tensor *t = m->embed;
+    for (int i = 0; i < m->n_params; i++) // the first quantized one speaks for all
+        if (q3_is_4bit(m->params[i].tensor->dtype) || m->params[i].tensor->dtype == Q3_I8) {
+            t = m->params[i].tensor;
+            break;
+        }
+    for (size_t i = 1; i < sizeof weight_words / sizeof *weight_words; i++)
+        if (weight_words[i].dtype == t->dtype && (t->dtype != Q3_I4 || t->block == weight_words[i].block))
+            return weight_words[i].word;
+    return t->dtype == Q3_F16 ? "f16" : "int4 in groups of another size";
+}
+
+static int block_of(const q3_load_options *o)
+{
+    return o->block ? o->block : Q3_4BIT_BLOCK;
+}
+
+/* What a quantized directory has left wide stays so, when the form is asked for by one word. */
+static bool quantizes(const builder *b, const char *path)
+{
+    const q3_load_options *o = b->o;
+    if (o->strict && b->files && b->m->config.quantization.present)
+        return false;
     return (o->load_in_4bit || o->load_in_8bit) && !q3_module_skipped(o, path);
 }
 
@@ -173,19 +228,25 @@ static void bind_quantized(builder *b, q3_tensor *t, const q3_quantized *q)
 }
 
 /* A directory that is in 4 bits already. */
+static q3_status find_4bit(q3_quantized *q, builder *b, q3_arena *mem, const q3_tensor *t)
+{
+    int64_t shape[2];
+    if (!q3_weights_is_quantized(b->files, t->name))
+        return q3_weights_int4(q, b->files, &b->m->config.quantization, t->name, t->shape);
+    Q3_TRY(q3_weights_quantized(q, shape, mem, b->files, t->name));
+    if (shape[0] != t->shape[0] || shape[1] != t->shape[1])
+        return q3_fail(Q3_ERR_MODEL, "%s: %s is [%lld, %lld], and config.json makes it %s",
+                       q3_weights_dir(b->files), t->name, (long long)shape[0], (long long)shape[1],
+                       q3_shape(t));
+    return Q3_OK;
+}
+
 static void stored_4bit(builder *b, q3_tensor *t)
 {
     q3_quantized q;
-    int64_t shape[2];
     size_t mark = q3_arena_mark(b->mem);
-    b->status = q3_weights_quantized(&q, shape, b->mem, b->files, t->name);
-    if (b->status)
-        return;
-    if (shape[0] != t->shape[0] || shape[1] != t->shape[1])
-        b->status =
-            q3_fail(Q3_ERR_MODEL, "%s: %s is [%lld, %lld], and config.json makes it %s",
-                    q3_weights_dir(b->files), t->name, (long long)shape[0], (long long)shape[1], q3_shape(t));
-    else
+    b->status = find_4bit(&q, b, b->mem, t);
+    if (b->status == Q3_OK)
         bind_quantized(b, t, &q);
     if (b->m->values->cuda)
         q3_arena_rewind(b->mem, mark);
@@ -212,13 +273,14 @@ static q3_status quantize_form(builder *b, const q3_tensor *t, const device_form
                                float *offset)
 {
     q3_cuda *cuda = b->m->values->cuda;
-    int64_t n = q3_numel(t), blocks = (n + Q3_4BIT_BLOCK - 1) / Q3_4BIT_BLOCK;
+    const int block = block_of(b->o);
+    int64_t n = q3_numel(t), blocks = (n + block - 1) / block;
     q3_nf4_quantize_cuda(&(q3_nf4_quantize_args){ .packed = f->packed,
                                                   .absmax = f->absmax,
                                                   .x = f->x,
                                                   .dtype = dtype,
                                                   .code = b->o->code,
-                                                  .block = Q3_4BIT_BLOCK,
+                                                  .block = block,
                                                   .n = n },
                          cuda);
     q3_nf4_nest_cuda(f->codes, f->scale, f->mean, f->absmax, blocks, cuda);
@@ -232,7 +294,8 @@ static q3_status quantize_form(builder *b, const q3_tensor *t, const device_form
 static q3_status quantize_on_device(builder *b, q3_tensor *t, const void *x, q3_dtype dtype)
 {
     q3_arena *values = b->m->values;
-    int64_t n = q3_numel(t), blocks = (n + Q3_4BIT_BLOCK - 1) / Q3_4BIT_BLOCK;
+    const int block = block_of(b->o);
+    int64_t n = q3_numel(t), blocks = (n + block - 1) / block;
     int64_t groups = (blocks + Q3_NF4_GROUP - 1) / Q3_NF4_GROUP;
     bool nested = b->o->double_quant;
     const float *map = nested ? nested_map(b) : NULL;
@@ -254,7 +317,7 @@ static q3_status quantize_on_device(builder *b, q3_tensor *t, const void *x, q3_
     q3_arena_rewind(values, mark);
     t->data = f.packed;
     t->dtype = b->o->code;
-    t->block = Q3_4BIT_BLOCK;
+    t->block = block;
     t->absmax = absmax;
     if (nested)
         t->nested = (q3_nested){ codes, scale, map, offset };
@@ -323,9 +386,8 @@ static void quantize_now(builder *b, q3_tensor *t, const void *x, q3_dtype dtype
     }
 #endif
     q3_quantized q;
-    const q3_quantize_args a = {
-        t->name, x, dtype, q3_numel(t), b->o->code, Q3_4BIT_BLOCK, b->o->double_quant
-    };
+    const q3_quantize_args a = { t->name,           x, dtype, q3_numel(t), b->o->code, block_of(b->o),
+                                 b->o->double_quant };
     size_t mark = q3_arena_mark(b->mem);
     b->status = q3_quantize(&q, b->mem, &a);
     if (b->status == Q3_OK)
@@ -345,8 +407,11 @@ static void *unwritten(builder *b, size_t bytes)
 /* As the files of a published model would be laid out, for the caller to fill. */
 static void blank_matrix(builder *b, q3_tensor *t, bool quantize)
 {
-    const int64_t blocks = (q3_numel(t) + Q3_4BIT_BLOCK - 1) / Q3_4BIT_BLOCK, groups = (blocks + 255) / 256;
-    t->dtype = !quantize ? Q3_BF16 : b->o->load_in_8bit ? Q3_I8 : b->o->code;
+    const int block = block_of(b->o);
+    const int64_t blocks = (q3_numel(t) + block - 1) / block, groups = (blocks + 255) / 256;
+    t->dtype = !quantize            ? (b->o->wide == Q3_WIDE_F32 ? Q3_F32 : Q3_BF16)
+               : b->o->load_in_8bit ? Q3_I8
+                                    : b->o->code;
     t->data = unwritten(b, q3_nbytes(t));
     if (!quantize)
         return;
@@ -357,7 +422,7 @@ static void blank_matrix(builder *b, q3_tensor *t, bool quantize)
         b->m->quantized_bytes += q3_numel(t) + 4 * t->shape[0];
         return;
     }
-    t->block = Q3_4BIT_BLOCK;
+    t->block = block;
     if (b->m->values->cuda && b->o->double_quant) {
         t->nested.codes = unwritten(b, (size_t)blocks);
         t->nested.scale = unwritten(b, (size_t)groups * sizeof(float));
@@ -369,18 +434,50 @@ static void blank_matrix(builder *b, q3_tensor *t, bool quantize)
     b->m->quantized_bytes += (q3_numel(t) + 1) / 2 + 4 * blocks;
 }
 
+typedef struct convert_job {
+    void *out;
+    q3_dtype dtype;
+    const q3_weight *w;
+} convert_job;
+
+static void convert_run(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const convert_job *j = arg;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++)
+        if (j->dtype == Q3_F32)
+            ((float *)j->out)[i] = q3_weight_at(j->w, i);
+        else
+            ((uint16_t *)j->out)[i] = q3_f32_to_bf16(q3_weight_at(j->w, i));
+}
+
+/* In the type that the options ask for. */
+static void convert_matrix(builder *b, q3_tensor *t, const q3_weight *w)
+{
+    const size_t mark = q3_arena_mark(b->mem);
+    t->dtype = b->o->wide == Q3_WIDE_F32 ? Q3_F32 : Q3_BF16;
+    convert_job job = { q3_arena_alloc(b->mem, q3_nbytes(t)), t->dtype, w };
+    if (!job.out) {
+        b->status = Q3_ERR_MEMORY;
+        return;
+    }
+    if (!b->mem->dry)
+        q3_parallel(q3_numel(t), 16384, convert_run, &job);
+    place(b, t, job.out, mark);
+}
+
 static void random_matrix(builder *b, q3_tensor *t, bool quantize)
 {
     if (b->o->blank) {
         blank_matrix(b, t, quantize);
         return;
     }
-    if (!quantize) {
+    if (!quantize && b->o->wide != Q3_WIDE_BF16) {
         size_t mark = q3_arena_mark(b->mem);
         place(b, t, random_values(b, q3_numel(t), t->name, true), mark);
         return;
     }
-    q3_arena scratch; // the values before quantization are not kept
+    q3_arena scratch; // the values before they are rounded are not kept
     b->status = q3_arena_create(&scratch, "random weights", (size_t)q3_numel(t) * sizeof(float) + 4096);
     if (b->status)
         return;
@@ -388,9 +485,90 @@ static void random_matrix(builder *b, q3_tensor *t, bool quantize)
     b->mem = &scratch;
     float *x = random_values(b, q3_numel(t), t->name, true);
     b->mem = mem;
-    if (!b->status)
+    if (!b->status && quantize)
         quantize_now(b, t, x, Q3_F32);
+    else if (!b->status)
+        convert_matrix(b, t, &(q3_weight){ .data = x, .dtype = Q3_F32 });
     q3_arena_destroy(&scratch);
+}
+
+/* A matrix of a quantized directory, which is wanted in 16 or 32 bits. */
+static q3_status expand_matrix(builder *b, q3_tensor *t)
+{
+    q3_arena scratch; // decoded scales
+    q3_weight w = { .dtype = Q3_I8, .block = (int)t->shape[1] };
+    if (q3_weights_is_int8(b->files, t->name)) {
+        const int8_t *codes;
+        Q3_TRY(q3_weights_int8(&codes, &w.absmax, b->files, t->name, t->shape));
+        w.data = codes;
+        convert_matrix(b, t, &w);
+        return b->status;
+    }
+    Q3_TRY(q3_arena_create(&scratch, "scales", (size_t)q3_numel(t) + 4096));
+    q3_quantized q;
+    q3_status st = find_4bit(&q, b, &scratch, t);
+    if (st == Q3_OK) {
+        w = q3_quantized_weight(&q);
+        convert_matrix(b, t, &w);
+    }
+    q3_arena_destroy(&scratch);
+    return st ? st : b->status;
+}
+
+/* The form in which a matrix is stored: Q3_DTYPES when it is not quantized. */
+static q3_dtype stored_code(builder *b, const char *name, int *block)
+{
+    const q3_quantization_config *c = &b->m->config.quantization;
+    *block = 0;
+    if (q3_weights_is_int8(b->files, name))
+        return Q3_I8;
+    if (q3_weights_is_int4(b->files, c, name)) {
+        *block = c->block;
+        return Q3_I4;
+    }
+    return q3_weights_is_quantized(b->files, name) ? c->code : Q3_DTYPES;
+}
+
+static q3_status check_form(builder *b, q3_dtype stored, int block, const char *name)
+{
+    const q3_load_options *o = b->o;
+    const bool asked = o->load_in_4bit || o->load_in_8bit;
+    if (!o->strict || !asked)
+        return Q3_OK;
+    if (stored == (o->load_in_8bit ? Q3_I8 : o->code) && (stored != Q3_I4 || block == block_of(o)))
+        return Q3_OK;
+    return q3_fail(Q3_ERR_USAGE,
+                   "%s is quantized in another form already (%s); take the weights as they are, or a "
+                   "model that is not quantized",
+                   q3_weights_dir(b->files), name);
+}
+
+/* A matrix of a quantized directory. */
+static void stored_matrix(builder *b, q3_tensor *t, q3_dtype code, int block)
+{
+    b->status = check_form(b, code, block, t->name);
+    if (b->status)
+        return;
+    if (b->o->wide != Q3_WIDE_STORED)
+        b->status = expand_matrix(b, t);
+    else if (code == Q3_I8)
+        stored_int8(b, t);
+    else
+        stored_4bit(b, t);
+}
+
+static void wide_matrix(builder *b, q3_tensor *t, const q3_st_tensor *s)
+{
+    const q3_dtype asked = b->o->wide == Q3_WIDE_F32    ? Q3_F32
+                           : b->o->wide == Q3_WIDE_BF16 ? Q3_BF16
+                                                        : s->dtype;
+    if (asked == s->dtype) {
+        t->dtype = s->dtype; // on the CPU it stays in the map: training copies what it writes
+        t->data = placed(b, s->data, q3_nbytes(t));
+        return;
+    }
+    const q3_weight w = { .data = s->data, .dtype = s->dtype };
+    convert_matrix(b, t, &w);
 }
 
 static q3_tensor *matrix(builder *b, const char *name, int64_t rows, int64_t columns, bool quantize)
@@ -399,21 +577,19 @@ static q3_tensor *matrix(builder *b, const char *name, int64_t rows, int64_t col
     q3_tensor *t = b->status ? NULL : new_tensor(b, name, 2, shape);
     if (!t)
         return NULL;
+    int block;
+    const q3_dtype code = b->files ? stored_code(b, name, &block) : Q3_DTYPES;
     if (!b->files) {
         random_matrix(b, t, quantize);
-    } else if (q3_weights_is_quantized(b->files, name)) {
-        stored_4bit(b, t);
-    } else if (q3_weights_is_int8(b->files, name)) {
-        stored_int8(b, t);
+    } else if (code != Q3_DTYPES) {
+        stored_matrix(b, t, code, block);
     } else {
         const q3_st_tensor *s;
         b->status = q3_weights_get(&s, b->files, name, 2, shape);
-        if (b->status == Q3_OK && quantize) {
+        if (b->status == Q3_OK && quantize)
             quantize_now(b, t, s->data, s->dtype);
-        } else if (b->status == Q3_OK) {
-            t->dtype = s->dtype; // on the CPU it stays in the map: training copies what it writes
-            t->data = placed(b, s->data, q3_nbytes(t));
-        }
+        else if (b->status == Q3_OK)
+            wide_matrix(b, t, s);
     }
     register_param(b, t);
     return t;
@@ -434,7 +610,7 @@ static void projection(builder *b, q3_proj *p, const char *path, int64_t out, in
     if (!(p->path = q3_arena_strdup(b->mem, path)))
         b->status = Q3_ERR_MEMORY;
     snprintf(name, sizeof name, "%s.weight", path);
-    p->w = matrix(b, name, out, in, quantizes(b->o, path));
+    p->w = matrix(b, name, out, in, quantizes(b, path));
     snprintf(name, sizeof name, "%s.bias", path);
     p->b = bias ? vector(b, name, out) : NULL;
     p->stream = (uint32_t)b->m->n_projections;
@@ -458,8 +634,7 @@ static void patch_embedding(builder *b)
                                 c->hidden_size, c->temporal_patch_size, c->patch_size, c->patch_size);
             return;
         }
-        t->dtype = s->dtype;
-        t->data = placed(b, s->data, q3_nbytes(t));
+        wide_matrix(b, t, s);
     } else {
         random_matrix(b, t, false);
     }
@@ -546,7 +721,7 @@ static void head(builder *b)
                     q3_weights_dir(b->files));
         b->m->head = b->m->embed;
     } else {
-        b->m->head = matrix(b, "lm_head.weight", c->vocab_size, c->hidden_size, quantizes(b->o, "lm_head"));
+        b->m->head = matrix(b, "lm_head.weight", c->vocab_size, c->hidden_size, quantizes(b, "lm_head"));
     }
 }
 

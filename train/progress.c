@@ -22,6 +22,8 @@ static const char *quantization(char *out, size_t size, const q3_trainer *t)
     const q3_config_quantization *c = &t->config->quantization;
     if (q->present ? q->code == Q3_I8 : c->load_in_8bit)
         return "int8, a scale a row";
+    if (q->present && q->code == Q3_I4)
+        return "int4";
     bool fp4 = q->present ? q->code == Q3_FP4 : c->bnb_4bit_quant_type == Q3_CONFIG_QUANT_FP4;
     bool nested = q->present ? q->nested : c->bnb_4bit_use_double_quant;
     snprintf(out, size, "%s%s", fp4 ? "FP4" : "NF4", nested ? ", double quantization" : "");

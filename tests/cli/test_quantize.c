@@ -116,7 +116,7 @@ static void the_tokenizer_comes_along(void **state)
 static void options_change_what_is_written(void **state)
 {
     (void)state;
-    q3_process p = quantized("--quant-type fp4 --no-double-quant");
+    q3_process p = quantized("--type fp4 --no-double-quant");
     q3_process_free(&p);
     assert_int_equal(stored_type(MLP), Q3_U8);
     assert_int_equal(stored_type(MLP ".quant_state.bitsandbytes__fp4"), Q3_U8);
@@ -177,8 +177,8 @@ static void mistakes_are_usage_errors(void **state)
     (void)state;
     q3_ask_refused(Q3_PROGRAM, "quantize --model " MODEL, 2,
                    "quantize needs --out DIR (see qwen3-sft quantize --help)");
-    q3_ask_refused(Q3_PROGRAM, command(MODEL, "--quant-type int8"), 2,
-                   "--quant-type is \"int8\"; it must be nf4 or fp4");
+    q3_ask_refused(Q3_PROGRAM, command(MODEL, "--type int3"), 2,
+                   "--type is \"int3\"; it must be nf4, fp4, int8, int4 or int4-g32");
     q3_ask_refused(Q3_PROGRAM, command(MODEL, "--skip-modules a,,b"), 2,
                    "--skip-modules has an empty name; write --skip-modules a,b");
     q3_ask_refused_about(Q3_PROGRAM, command(MODEL, "--skip-modules qproj"), 2,

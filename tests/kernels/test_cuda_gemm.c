@@ -189,13 +189,13 @@ static void products_are_those_of_the_reference(void **unused)
 {
     (void)unused;
     cuda = t_device();
-    static const q3_dtype types[] = { Q3_F32, Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4, Q3_I8 };
+    static const q3_dtype types[] = { Q3_F32, Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4, Q3_I8, Q3_I4 };
     static const int64_t sizes[][3] = { { 9, 1, 1 },      { 12, 7, 33 }, { 33, 65, 257 },
                                         { 29, 128, 300 }, { 1, 40, 16 }, { 257, 33, 7 },
                                         { 0, 5, 6 },      { 20, 0, 6 },  { 20, 5, 0 } };
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-            bool coded = types[t] == Q3_NF4 || types[t] == Q3_FP4;
+            bool coded = q3_is_4bit(types[t]);
             int block = types[t] == Q3_I8 ? (int)sizes[i][2] : coded ? (i % 2 ? 32 : 64) : 0;
             pair w = weight(types[t], block, sizes[i][1] * sizes[i][2]);
             for (int bf16 = 0; bf16 < 2; bf16++)

@@ -66,7 +66,7 @@ static weight weight_of(q3_cuda *cuda, const product_case *c)
     const int64_t n = c->N * c->K;
     float *x = malloc((size_t)n * 4);
     t_fill(x, n, 0.05f, 3);
-    if (c->w_dtype == Q3_NF4 || c->w_dtype == Q3_FP4 || c->w_dtype == Q3_I8) {
+    if (q3_is_4bit(c->w_dtype) || c->w_dtype == Q3_I8) {
         weight w = c->w_dtype == Q3_I8 ? in_int8(cuda, x, c) : quantized(cuda, x, c);
         free(x);
         return w;
@@ -170,15 +170,16 @@ static void check(q3_cuda *cuda, const product_case *c)
 static void few_rows_go_through_the_tensor_core(void **state)
 {
     (void)state;
-    static const q3_dtype types[] = { Q3_BF16, Q3_NF4, Q3_FP4, Q3_I8 };
+    static const q3_dtype types[] = { Q3_BF16, Q3_NF4, Q3_FP4, Q3_I8, Q3_I4 };
     q3_cuda *cuda = t_device();
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         for (int plain = 0; plain < 2; plain++) {
             check(cuda, &(product_case){ Q3_BF16, types[i], 64, plain, 1, 33, 64, plain });
             check(cuda, &(product_case){ Q3_BF16, types[i], 64, false, 2, 16, 640, plain });
             check(cuda, &(product_case){ Q3_BF16, types[i], 128, true, 5, 1, 1088, plain });
             check(cuda, &(product_case){ Q3_BF16, types[i], 64, true, 8, 100, 2560, plain });
             check(cuda, &(product_case){ Q3_BF16, types[i], 4096, false, 19, 40, 192, plain });
+            check(cuda, &(product_case){ Q3_BF16, types[i], 32, i == 1, 6, 35, 704, plain });
         }
     q3_cuda_close(cuda);
 }
@@ -186,13 +187,14 @@ static void few_rows_go_through_the_tensor_core(void **state)
 static void blocks_may_straddle_rows(void **state)
 {
     (void)state;
+    static const q3_dtype codes[] = { Q3_NF4, Q3_FP4, Q3_I4 };
     q3_cuda *cuda = t_device();
     for (int dtype = Q3_F32; dtype <= Q3_BF16; dtype++)
-        for (int code = Q3_NF4; code <= Q3_FP4; code++) {
-            check(cuda, &(product_case){ (q3_dtype)dtype, (q3_dtype)code, 64, false, 1, 7, 33, true });
-            check(cuda, &(product_case){ (q3_dtype)dtype, (q3_dtype)code, 64, true, 3, 50, 100, false });
-            check(cuda, &(product_case){ (q3_dtype)dtype, (q3_dtype)code, 32, true, 8, 17, 1280, true });
-            check(cuda, &(product_case){ (q3_dtype)dtype, (q3_dtype)code, 256, false, 11, 9, 96, false });
+        for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
+            check(cuda, &(product_case){ (q3_dtype)dtype, codes[i], 64, false, 1, 7, 33, true });
+            check(cuda, &(product_case){ (q3_dtype)dtype, codes[i], 64, true, 3, 50, 100, false });
+            check(cuda, &(product_case){ (q3_dtype)dtype, codes[i], 32, true, 8, 17, 1280, true });
+            check(cuda, &(product_case){ (q3_dtype)dtype, codes[i], 256, false, 11, 9, 96, false });
         }
     q3_cuda_close(cuda);
 }

@@ -103,12 +103,13 @@ static void weights_come_back_as_on_the_cpu(void **state)
 {
     (void)state;
     static const int64_t sizes[] = { 1, 7, 8, 33, 323, 4097, 40007 };
+    static const q3_dtype codes[] = { Q3_NF4, Q3_FP4, Q3_I4 };
     q3_cuda *cuda = t_device();
-    for (int code = Q3_NF4; code <= Q3_FP4; code++)
+    for (size_t k = 0; k < sizeof codes / sizeof *codes; k++)
         for (int dtype = Q3_F32; dtype <= Q3_F16; dtype++)
             for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
                 for (int nested = 0; nested < 2; nested++) {
-                    dequantize_case c = { (q3_dtype)code, (q3_dtype)dtype, 64, sizes[i], nested, 0 };
+                    dequantize_case c = { codes[k], (q3_dtype)dtype, 64, sizes[i], nested, 0 };
                     check_dequantize(cuda, &c);
                 }
     for (int block = 32; block <= 4096; block *= 2)
@@ -136,7 +137,11 @@ static void fill_weights(float *x, int64_t n, int block)
         if (i / block % 5 == 2)
             x[i] *= 1e-37f;
         if (i / block % 5 == 3)
-            x[i] = i % 16 == 15 ? 1.0f : q3_nf4_steps_of(i & 16 ? Q3_NF4 : Q3_FP4)->above[i % 16];
+            x[i] = i % 16 == 15 ? 1.0f
+                                : q3_nf4_steps_of(i & 16   ? Q3_NF4
+                                                  : i & 32 ? Q3_I4
+                                                           : Q3_FP4)
+                                      ->above[i % 16];
     }
 }
 
@@ -179,6 +184,8 @@ static void weights_are_quantized_as_on_the_cpu(void **state)
                 t_round(rounded, x, sizes[i], (q3_dtype)dtype);
                 q3_nf4_quantize_args a = { .dtype = (q3_dtype)dtype, .block = block, .n = sizes[i] };
                 a.code = (i + (size_t)dtype) % 2 ? Q3_FP4 : Q3_NF4;
+                check_quantize(cuda, rounded, a);
+                a.code = Q3_I4;
                 check_quantize(cuda, rounded, a);
             }
     free(x);

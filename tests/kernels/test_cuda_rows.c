@@ -93,13 +93,13 @@ static table table_4(const t_case *c, q3_dtype dtype, const float *x, int64_t n,
 }
 
 /* Forms of a table. */
-enum { FORM_F32, FORM_BF16, FORM_F16, FORM_NF4, FORM_FP4, FORM_NESTED, FORMS };
+enum { FORM_F32, FORM_BF16, FORM_F16, FORM_NF4, FORM_FP4, FORM_NESTED, FORM_INT4, FORMS };
 
 static table table_of(const t_case *c, int form, int64_t n)
 {
     float *x = malloc((size_t)n * sizeof *x);
     t_fill(x, n, 1, 77);
-    const q3_dtype dtypes[FORMS] = { Q3_F32, Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4, Q3_NF4 };
+    const q3_dtype dtypes[FORMS] = { Q3_F32, Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4, Q3_NF4, Q3_I4 };
     table t = form < FORM_NF4 ? table_16(c, dtypes[form], x, n)
                               : table_4(c, dtypes[form], x, n, form == FORM_NESTED);
     free(x);

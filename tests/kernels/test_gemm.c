@@ -190,7 +190,7 @@ static void odd_sizes_agree_with_the_reference(void **unused)
 static void every_weight_type_agrees_with_the_reference(void **unused)
 {
     (void)unused;
-    static const q3_dtype types[] = { Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4, Q3_I8 };
+    static const q3_dtype types[] = { Q3_BF16, Q3_F16, Q3_NF4, Q3_FP4, Q3_I8, Q3_I4 };
     static const int64_t sizes[][3] = {
         { 1, 19, 128 }, { 16, 35, 77 }, { 30, 67, 141 }, { 20, 9, 1 }, { 19, 128, 300 }
     };

@@ -227,6 +227,30 @@ static void codes_are_fixed_points(void **state)
     }
 }
 
+/* The thresholds are the midpoints, and the largest number of a block is 15/16 of itself. */
+static void int4_values_are_evenly_spaced(void **state)
+{
+    (void)state;
+    const q3_nf4_steps *steps = q3_nf4_steps_of(Q3_I4);
+    float x[32], w[32], absmax;
+    uint8_t packed[16];
+    for (int i = 0; i < 16; i++) {
+        assert_true(q3_int4_values[i] == ((float)i - 7.5f) / 8);
+        assert_int_equal(steps->nibble[i], i);
+        if (i < 15)
+            assert_true(steps->above[i] == (q3_int4_values[i] + q3_int4_values[i + 1]) / 2);
+    }
+    for (int i = 0; i < 32; i++)
+        x[i] = 3 * ((float)i - 15.5f) / 15.5f;
+    q3_nf4_quantize_cpu(&(q3_nf4_quantize_args){ packed, &absmax, x, Q3_F32, Q3_I4, 32, 32 });
+    q3_nf4_dequantize_cpu(&(q3_nf4_dequantize_args){
+        .w = w, .packed = packed, .absmax = &absmax, .code = Q3_I4, .block = 32, .n = 32 });
+    assert_true(absmax == 3 && packed[0] == 0x00 && packed[15] == 0xff);
+    assert_true(w[31] == 2.8125f && w[0] == -2.8125f);
+    for (int i = 0; i < 32; i++) // half a step, 3 / 16
+        assert_true(fabsf(w[i] - x[i]) <= 0.1875f);
+}
+
 /* A cheap generator of roughly normal numbers. */
 static void fill(float *x, int64_t n)
 {
@@ -264,7 +288,9 @@ static void blocks_types_and_threads_give_the_reference(void **state)
                                            absmax[k],
                                            dtype == Q3_F32 ? (void *)x : h,
                                            (q3_dtype)dtype,
-                                           block == 64 ? Q3_FP4 : Q3_NF4,
+                                           block == 64    ? Q3_FP4
+                                           : block == 128 ? Q3_I4
+                                                          : Q3_NF4,
                                            block,
                                            n };
                 if (k)
@@ -335,6 +361,7 @@ int main(void)
         cmocka_unit_test(golden_models_are_quantized_to_the_same_bits),
         cmocka_unit_test(golden_models_are_dequantized_to_the_same_bits),
         cmocka_unit_test(codes_are_fixed_points),
+        cmocka_unit_test(int4_values_are_evenly_spaced),
         cmocka_unit_test(blocks_types_and_threads_give_the_reference),
         cmocka_unit_test(wrong_weights_show_in_absmax),
         cmocka_unit_test(halves_round_to_even_and_back),

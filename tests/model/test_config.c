@@ -358,7 +358,7 @@ static void a_written_config_is_read_again(void **state)
     dir = dir ? dir : "/tmp/q3-test";
     assert_int_equal(q3_dir_create(dir), Q3_OK);
     q3_model_config a = parse_file("tests/golden/model-a/config-transformers-4.57.json");
-    q3_quantization_config q = { true, Q3_FP4, false, Q3_BF16, 0, NULL };
+    q3_quantization_config q = { .present = true, .code = Q3_FP4, .compute = Q3_BF16 };
     q3_config_edit edit = { .dtype = "float16", .quantization = &q };
     assert_int_equal(q3_model_config_write(&a, dir, &edit), Q3_OK);
     q3_model_config b = load(dir);
