@@ -11,6 +11,7 @@ enum { MAX_THREADS = 64, SENTENCE = 1024 };
 typedef struct slot {
     q3_arena mem;
     q3_loaded loaded;
+    int64_t *indices;
     q3_sample *samples;
     q3_row *rows;
     const q3_row **order;
@@ -39,6 +40,16 @@ int64_t q3_loader_per_epoch(const q3_loader_source *s)
     return (s->n_samples + s->batch_size - 1) / s->batch_size;
 }
 
+static bool all_seen(const q3_loader_source *src, const int64_t *indices, int64_t n)
+{
+    if (!src->seen)
+        return false;
+    for (int64_t i = 0; i < n; i++)
+        if (!src->seen(src->seen_arg, indices[i]))
+            return false;
+    return true;
+}
+
 static q3_status fill(slot *s, const q3_loader *l, const int64_t *order)
 {
     const q3_loader_source *src = &l->source;
@@ -49,10 +60,14 @@ static q3_status fill(slot *s, const q3_loader *l, const int64_t *order)
     s->loaded.rows = s->rows;
     if (src->wanted && !src->wanted(src->arg, s->number))
         return Q3_OK;
+    memcpy(s->indices, order + begin, (size_t)n * sizeof *order);
+    s->loaded.indices = s->indices;
+    bool seen = all_seen(src, s->indices, n);
     for (int64_t i = 0; i < n; i++) {
-        Q3_TRY(q3_dataset_get(&s->samples[i], src->data, order[begin + i]));
+        Q3_TRY(q3_dataset_get(&s->samples[i], src->data, s->indices[i]));
         s->loaded.n_samples = i + 1; // what must be freed
-        Q3_TRY(q3_collate_row(&s->rows[i], &s->mem, src->collator, &s->samples[i], src->training));
+        Q3_TRY((seen ? q3_collate_layout : q3_collate_row)(&s->rows[i], &s->mem, src->collator,
+                                                           &s->samples[i], src->training));
         s->order[i] = &s->rows[i];
         s->loaded.n_skipped += s->rows[i].skipped;
         s->loaded.n_truncated += s->rows[i].truncated;
@@ -122,10 +137,11 @@ static q3_status create_slots(q3_loader *l, int n_slots)
         slot *s = &l->slots[l->n_slots];
         s->number = -1;
         Q3_TRY(q3_arena_create(&s->mem, "batch", 2 * n * q3_collate_bytes(l->source.collator)));
+        s->indices = q3_calloc(n, sizeof *s->indices);
         s->samples = q3_calloc(n, sizeof *s->samples);
         s->rows = q3_calloc(n, sizeof *s->rows);
         s->order = q3_calloc(n, sizeof *s->order);
-        if (!s->samples || !s->rows || !s->order) {
+        if (!s->indices || !s->samples || !s->rows || !s->order) {
             l->n_slots++; // this one is to be freed too
             return Q3_ERR_MEMORY;
         }
@@ -179,6 +195,7 @@ void q3_loader_destroy(q3_loader *l)
         slot *s = &l->slots[i];
         if (s->samples)
             empty(s);
+        q3_free(s->indices);
         q3_free(s->samples);
         q3_free(s->rows);
         q3_free(s->order);

@@ -22,7 +22,10 @@ typedef struct q3_loader_source {
     bool (*wanted)(const void *arg,
                    int64_t number); /* is this batch to be made? Others come empty, with n_samples 0;
                                                         number = epoch * per_epoch + index. NULL: all */
-    const void *arg;
+    bool (*seen)(const void *arg,
+                 int64_t index); /* need sample `index` of the data set not be decoded? A batch all of
+                                                     whose samples are seen has grids and no patches. NULL: none */
+    const void *arg, *seen_arg;
 } q3_loader_source;
 
 /* A batch on loan, valid until the next q3_loader_next. */
@@ -30,6 +33,7 @@ typedef struct q3_loaded {
     q3_batch batch;           /* n_rows 0 when every sample was skipped */
     int64_t epoch, index;     /* which one */
     int64_t n_samples;        /* samples looked at */
+    const int64_t *indices;   /* [n_samples] in the data set */
     const q3_sample *samples; /* [n_samples] */
     const q3_row *rows;       /* [n_samples] */
     int64_t n_skipped, n_truncated;

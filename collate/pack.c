@@ -7,12 +7,12 @@
 typedef struct sizes {
     int rows, images;
     int64_t tokens, patches, image_tokens;
-    bool labels;
+    bool labels, pictures; // all rows have them
 } sizes;
 
 static sizes measure(const q3_collator *c, const q3_row *const *rows, int n)
 {
-    sizes s = { .labels = true };
+    sizes s = { .labels = true, .pictures = true };
     for (int i = 0; i < n; i++) {
         if (rows[i]->skipped)
             continue;
@@ -20,6 +20,7 @@ static sizes measure(const q3_collator *c, const q3_row *const *rows, int n)
         s.tokens += rows[i]->n;
         s.labels = s.labels && rows[i]->labels;
         if (rows[i]->patches.n) {
+            s.pictures = s.pictures && rows[i]->patches.data;
             s.images++;
             s.patches += rows[i]->patches.n;
             s.image_tokens += q3_image_tokens(rows[i]->patches.grid, &c->vision);
@@ -74,13 +75,14 @@ static void put_picture(int32_t grid[3], float *to, const q3_patches *patches, i
 {
     for (int k = 0; k < 3; k++)
         grid[k] = patches->grid[k];
-    memcpy(to, patches->data, (size_t)(patches->n * width) * sizeof *to);
+    if (to)
+        memcpy(to, patches->data, (size_t)(patches->n * width) * sizeof *to);
 }
 
 q3_status q3_pack(q3_batch *out, q3_arena *mem, const q3_collator *c, const q3_row *const *rows, int n)
 {
     const sizes s = measure(c, rows, n);
-    int64_t width = patch_width(c);
+    int64_t width = s.pictures ? patch_width(c) : 0;
     arrays a;
     Q3_TRY(allocate(&a, mem, &s, width));
     int64_t at = 0, patch = 0, image_token = 0;
@@ -101,7 +103,7 @@ q3_status q3_pack(q3_batch *out, q3_arena *mem, const q3_collator *c, const q3_r
             }
         int32_t *grid = a.grids + 3 * image;
         if (r->patches.n) {
-            put_picture(grid, a.patches + patch * width, &r->patches, width);
+            put_picture(grid, width ? a.patches + patch * width : NULL, &r->patches, width);
             patch += r->patches.n;
             image++;
         }

@@ -9,7 +9,8 @@
 #include "collate/vision_sft.h"
 #include "model/batch.h"
 
-/* Lays rows end to end. Rows that are skipped are left out. labels is NULL when the rows are prompts. */
+/* Lays rows end to end. Rows that are skipped are left out. labels is NULL when the rows are prompts, patches when those of
+ * a row are not there (q3_collate_layout). */
 q3_status q3_pack(q3_batch *out, q3_arena *mem, const q3_collator *c, const q3_row *const *rows, int n);
 
 /* [B, L]; pads on the right for training, on the left for generation. */

@@ -238,6 +238,25 @@ q3_status q3_collate_row(q3_row *out, q3_arena *mem, const q3_collator *c, const
     return q3_collate_text(out, mem, c, s, &patches, training);
 }
 
+q3_status q3_collate_layout(q3_row *out, q3_arena *mem, const q3_collator *c, const q3_sample *s,
+                            bool training)
+{
+    int width, height;
+    q3_patches patches = { 0 };
+    if (!q3_sample_has_image(s))
+        return q3_collate_text(out, mem, c, s, NULL, training);
+    q3_status st = q3_sample_image_size(&width, &height, s, &c->image);
+    if (st == Q3_OK) {
+        st = q3_image_grid(patches.grid, width, height, &c->vision);
+        if (st != Q3_OK)
+            q3_wrap(st, "%s", s->where);
+    }
+    if (st != Q3_OK)
+        return q3_prefix(q3_status_as(st, Q3_ERR_DATA), PREFIX);
+    patches.n = (int64_t)patches.grid[0] * patches.grid[1] * patches.grid[2];
+    return q3_collate_text(out, mem, c, s, &patches, training);
+}
+
 size_t q3_collate_bytes(const q3_collator *c)
 {
     const size_t text = (size_t)1 << 26; // 16 bytes a token: four million tokens

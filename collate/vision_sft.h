@@ -54,6 +54,10 @@ size_t q3_collate_bytes(const q3_collator *c);
 /* The row of a sample: for training (with target and labels), or its prompt for generation. */
 q3_status q3_collate_row(q3_row *out, q3_arena *mem, const q3_collator *c, const q3_sample *s, bool training);
 
+/* The same without decoding: the grid comes from the header of the picture's file, and patches.data is NULL. */
+q3_status q3_collate_layout(q3_row *out, q3_arena *mem, const q3_collator *c, const q3_sample *s,
+                            bool training);
+
 /* The same from the sample's text and a picture already cut into patches (NULL: a row without a picture). */
 q3_status q3_collate_text(q3_row *out, q3_arena *mem, const q3_collator *c, const q3_sample *s,
                           const q3_patches *patches, bool training);

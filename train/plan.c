@@ -17,28 +17,17 @@ static q3_status measure(sample_size *out, q3_arena *mem, const q3_trainer *t, c
                          int64_t index)
 {
     q3_sample s;
-    q3_patches patches = { 0 };
     q3_row row = { 0 };
-    int width, height;
     *out = (sample_size){ .index = index };
     q3_status st = q3_dataset_get(&s, data, index);
     if (st != Q3_OK)
         return q3_prefix(st, "Qwen3 collate failed: ");
-    st = q3_sample_image_size(&width, &height, &s, &t->collator.image);
-    if (st == Q3_OK) {
-        st = q3_image_grid(patches.grid, width, height, &t->collator.vision);
-        if (st != Q3_OK)
-            q3_wrap(st, "%s", s.where);
-    }
-    if (st != Q3_OK)
-        st = q3_prefix(st, "Qwen3 collate failed: ");
-    patches.n = (int64_t)patches.grid[0] * patches.grid[1] * patches.grid[2];
-    st = st ? st : q3_collate_text(&row, mem, &t->collator, &s, &patches, true);
+    st = q3_collate_layout(&row, mem, &t->collator, &s, true);
     if (st == Q3_OK && !row.skipped) {
         out->tokens = row.n;
         out->supervised = row.n_supervised;
-        out->patches = patches.n;
-        memcpy(out->grid, patches.grid, sizeof out->grid);
+        out->patches = row.patches.n;
+        memcpy(out->grid, row.patches.grid, sizeof out->grid);
     }
     q3_sample_free(&s);
     q3_arena_reset(mem);
