@@ -4,8 +4,7 @@
 #ifndef Q3_EVAL_LOSS_H
 #define Q3_EVAL_LOSS_H
 
-#include "collate/loader.h"
-#include "model/qwen3vl.h"
+#include "infer/pictures.h"
 
 typedef struct q3_loss_result {
     double loss;
@@ -16,9 +15,17 @@ typedef struct q3_loss_result {
 /* Progress: called after every batch; may be NULL. Returning another status than Q3_OK stops. */
 typedef q3_status q3_eval_progress(void *arg, int64_t done, int64_t of);
 
-/* Runs over `source` once, in file order, without dropout. The step arena of `ctx` is used and left empty.
- * Errors: those of the loader; Q3_ERR_FAIL when the loss is not finite. */
-q3_status q3_eval_loss(q3_loss_result *out, q3_ctx *ctx, const q3_model *model, const q3_loader_source *source,
-                       q3_eval_progress *progress, void *arg);
+typedef struct q3_eval_loss_args {
+    q3_ctx *ctx; /* its step arena is used and left empty */
+    const q3_model *model;
+    q3_loader_source source;
+    q3_pictures *pictures; /* of the source's data set; NULL: all are seen anew */
+    q3_eval_progress *progress;
+    void *arg; /* for `progress` */
+} q3_eval_loss_args;
+
+/* Runs over the source once, in file order, without dropout. Errors: those of the loader; Q3_ERR_FAIL when the loss is not
+ * finite. */
+q3_status q3_eval_loss(q3_loss_result *out, const q3_eval_loss_args *a);
 
 #endif

@@ -12,8 +12,8 @@ typedef struct kept {
 struct q3_pictures {
     const q3_model *model;
     int64_t n;
-    size_t used, limit; // bytes
-    kept *list;         // [n]
+    size_t used, limit;  // bytes
+    kept *list;          // [n]
     atomic_uchar *known; // [n]: list[i] may be read; also a sample without a picture is known
 };
 
@@ -90,13 +90,15 @@ static q3_tensor *recall_part(const q3_pictures *p, q3_ctx *ctx, const q3_loaded
             memcpy(host + at, p->list[l->indices[i]].values + (size_t)part * bytes, bytes);
         at += bytes;
     }
-    q3_tensor *t = q3_tensor_wrap(&ctx->meta, (void *)(uintptr_t)q3_on_device(ctx, host, all), ctx->dtype, 2, shape);
+    q3_tensor *t =
+        q3_tensor_wrap(&ctx->meta, (void *)(uintptr_t)q3_on_device(ctx, host, all), ctx->dtype, 2, shape);
     Q3_CHECK(t, "%s", q3_error());
     return t;
 }
 
 /* Keeps what the tower has made of one sample, if there is room; `at` counts the rows before it. */
-static void keep(q3_pictures *p, q3_ctx *ctx, q3_vision_features *f, int64_t index, int64_t at, int64_t tokens)
+static void keep(q3_pictures *p, q3_ctx *ctx, q3_vision_features *f, int64_t index, int64_t at,
+                 int64_t tokens)
 {
     size_t row = q3_dtype_bytes(ctx->dtype, p->model->config.text.hidden_size);
     size_t part = row * (size_t)tokens, bytes = part * (size_t)parts_of(p);
@@ -106,13 +108,15 @@ static void keep(q3_pictures *p, q3_ctx *ctx, q3_vision_features *f, int64_t ind
     if (!values)
         return; // it is seen anew next time
     for (int i = 0; i < parts_of(p) && bytes; i++)
-        q3_device_read(ctx->data->cuda, values + (size_t)i * part, (char *)(*part_of(f, i))->data + row * (size_t)at, part);
+        q3_device_read(ctx->data->cuda, values + (size_t)i * part,
+                       (char *)(*part_of(f, i))->data + row * (size_t)at, part);
     p->used += bytes;
     p->list[index] = (kept){ values, tokens };
     atomic_store_explicit(&p->known[index], 1, memory_order_release);
 }
 
-bool q3_pictures_features(q3_vision_features *out, q3_pictures *p, q3_ctx *ctx, const q3_forward *f, const q3_loaded *l)
+bool q3_pictures_features(q3_vision_features *out, q3_pictures *p, q3_ctx *ctx, const q3_forward *f,
+                          const q3_loaded *l)
 {
     if (!p || !l->batch.n_images)
         return false;

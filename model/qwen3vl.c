@@ -2,8 +2,7 @@
 
 #include <string.h>
 
-/* Does anything in the tower want a gradient, its own weights or adapters on them? */
-static bool vision_trained(const q3_model *m)
+bool q3_qwen3vl_vision_trained(const q3_model *m)
 {
     for (int i = 0; i < m->n_params; i++)
         if (m->params[i].vision && m->params[i].tensor->needs_grad)
@@ -16,11 +15,10 @@ static bool vision_trained(const q3_model *m)
     return false;
 }
 
-/* A frozen tower leaves nothing for backward. */
-static q3_vision_features see(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b)
+q3_vision_features q3_qwen3vl_see(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b)
 {
     bool recording = ctx->recording;
-    ctx->recording = recording && vision_trained(m);
+    ctx->recording = recording && q3_qwen3vl_vision_trained(m);
     q3_vision_features out = q3_vision_forward(ctx, m, f, b);
     ctx->recording = recording;
     return out;
@@ -32,7 +30,7 @@ q3_tensor *q3_qwen3vl_hidden(q3_ctx *ctx, const q3_model *m, const q3_forward *f
     q3_vision_features vision;
     const q3_vision_features *seen = f->features;
     if (!seen && b->n_images) {
-        vision = see(ctx, m, f, b);
+        vision = q3_qwen3vl_see(ctx, m, f, b);
         seen = &vision;
     }
     q3_tensor *x = q3_text_forward(ctx, m, f, b, seen);

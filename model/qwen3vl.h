@@ -8,6 +8,12 @@
 
 #include "model/forward.h"
 
+/* Does anything in the vision tower want a gradient, its own weights or adapters on them? */
+bool q3_qwen3vl_vision_trained(const q3_model *m);
+
+/* The features of the batch's pictures; a frozen tower leaves nothing for backward. q3_forward.features takes them. */
+q3_vision_features q3_qwen3vl_see(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b);
+
 /* Hidden states behind the final norm: of all tokens (rows NULL), or of the n tokens in `rows`. [n, C] */
 q3_tensor *q3_qwen3vl_hidden(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
                              const int32_t *rows, int64_t n);

@@ -43,11 +43,13 @@ static q3_status judge_answers(q3_text *out, q3_trainer *t, const q3_loss_result
 
 static q3_status judge(q3_text *out, q3_trainer *t, const char *dir)
 {
-    const q3_loader_source source = q3_eval_source_of(t);
+    const q3_eval_loss_args args = {
+        .ctx = &t->ctx, .model = &t->model, .source = q3_eval_source_of(t), .progress = show_loss
+    };
     q3_loss_result loss;
     if (dir)
         Q3_TRY(q3_dir_create(dir)); // told now, not after the work
-    Q3_TRY(q3_eval_loss(&loss, &t->ctx, &t->model, &source, show_loss, NULL));
+    Q3_TRY(q3_eval_loss(&loss, &args));
     q3_info("eval_loss %.4f over %lld samples in %.1f s", loss.loss, (long long)loss.n_samples, loss.seconds);
     return judge_answers(out, t, &loss, dir);
 }

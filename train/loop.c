@@ -66,9 +66,13 @@ static q3_status show_eval(void *arg, int64_t done, int64_t of)
 
 static q3_status evaluate(q3_trainer *t)
 {
-    const q3_loader_source source = q3_eval_source_of(t);
+    const q3_eval_loss_args args = { .ctx = &t->ctx,
+                                     .model = &t->model,
+                                     .source = q3_eval_source_of(t),
+                                     .pictures = t->eval_pictures,
+                                     .progress = show_eval };
     q3_loss_result r;
-    Q3_TRY(q3_eval_loss(&r, &t->ctx, &t->model, &source, show_eval, NULL));
+    Q3_TRY(q3_eval_loss(&r, &args));
     q3_log_entry e = { .step = t->state.step,
                        .epoch = t->state.epoch,
                        .eval = true,
@@ -182,16 +186,17 @@ static bool own_batch(const void *arg, int64_t number)
 
 static q3_status train(q3_trainer *t, const q3_run_options *options)
 {
-    const q3_loader_source source = { .data = t->train_data,
-                                      .collator = &t->collator,
-                                      .n_samples = t->n_train,
-                                      .batch_size = t->config->train.per_device_train_batch_size,
-                                      .training = true,
-                                      .shuffle = t->config->train.shuffle,
-                                      .seed = (uint64_t)t->config->train.seed,
-                                      .wanted = t->ranks.ranks > 1 ? own_batch : NULL,
-                                      .arg = t };
+    q3_loader_source source = { .data = t->train_data,
+                                .collator = &t->collator,
+                                .n_samples = t->n_train,
+                                .batch_size = t->config->train.per_device_train_batch_size,
+                                .training = true,
+                                .shuffle = t->config->train.shuffle,
+                                .seed = (uint64_t)t->config->train.seed,
+                                .wanted = t->ranks.ranks > 1 ? own_batch : NULL,
+                                .arg = t };
     q3_loader *loader;
+    q3_pictures_attach(&source, t->train_pictures);
     if (options->profile && !t->ranks.rank)
         Q3_TRY(open_profile(t));
     q3_status st = q3_loader_create(&loader, &source, t->state.batch, 1, 4);

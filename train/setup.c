@@ -284,6 +284,17 @@ static q3_status open_ground(q3_trainer *t)
     return t->config->model.path ? Q3_OK : q3_fail(Q3_ERR_USAGE, "model.path is not set: which model?");
 }
 
+/* Training data may use all of the memory for features; evaluation data, which are few, as much again. */
+static q3_status open_pictures(q3_trainer *t)
+{
+    size_t bytes = (size_t)t->config->model.feature_cache << 20;
+    Q3_TRY(q3_pictures_create(&t->train_pictures, &t->model, q3_dataset_size(t->train_data), bytes));
+    if (t->eval_data != t->train_data)
+        return q3_pictures_create(&t->eval_pictures, &t->model, q3_dataset_size(t->eval_data), bytes);
+    t->eval_pictures = t->train_pictures;
+    return Q3_OK;
+}
+
 static q3_status open_all(q3_trainer *t)
 {
     Q3_TRY(open_ground(t));
@@ -295,6 +306,7 @@ static q3_status open_all(q3_trainer *t)
     Q3_TRY(q3_trainable_shadow(&t->trainable, &t->values, t->ctx.dtype));
     count_trainable(t);
     count_steps(t);
+    Q3_TRY(open_pictures(t));
     return open_optimizer(t);
 }
 
@@ -334,6 +346,9 @@ q3_status q3_trainer_open_eval(q3_trainer *out, q3_config *config)
 void q3_trainer_close(q3_trainer *t)
 {
     q3_state_free(&t->state);
+    if (t->eval_pictures != t->train_pictures)
+        q3_pictures_destroy(t->eval_pictures);
+    q3_pictures_destroy(t->train_pictures);
     if (t->eval_data != t->train_data)
         q3_dataset_close(t->eval_data);
     q3_dataset_close(t->train_data);

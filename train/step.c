@@ -40,7 +40,11 @@ static q3_status micro_batch(q3_window_part *out, q3_trainer *t, const q3_loaded
     t->ctx.micro_step = (uint64_t)t->state.batch;
     t->ctx.profile = t->profile;
     q3_device_range_push(t->cuda, "forward");
-    q3_tensor *loss = q3_qwen3vl_loss(&t->ctx, &t->model, &t->forward, b, (float)scale);
+    q3_forward forward = t->forward;
+    q3_vision_features features;
+    if (q3_pictures_features(&features, t->train_pictures, &t->ctx, &forward, l))
+        forward.features = &features;
+    q3_tensor *loss = q3_qwen3vl_loss(&t->ctx, &t->model, &forward, b, (float)scale);
     q3_device_range_pop(t->cuda);
     q3_device_range_push(t->cuda, "backward");
     q3_backward(&t->ctx, loss, 1.0f);

@@ -6,7 +6,7 @@
 #ifndef Q3_TRAIN_TRAINER_H
 #define Q3_TRAIN_TRAINER_H
 
-#include "collate/loader.h"
+#include "infer/pictures.h"
 #include "model/lora.h"
 #include "model/qwen3vl.h"
 #include "optim/clip.h"
@@ -36,6 +36,8 @@ typedef struct q3_trainer {
     q3_collator collator;
     q3_dataset *train_data, *eval_data; /* the same pointer when evaluation takes a slice of train */
     int64_t n_train, n_eval;
+    q3_pictures *train_pictures,
+        *eval_pictures;    /* features that are kept; NULL: none. One where the data are one */
     const char *eval_name; /* the split's name for messages */
     q3_forward forward;
     q3_params params;
