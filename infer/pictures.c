@@ -3,6 +3,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "kernels/gemm.h"
+
 /* A sample's picture: parts [1 + n_deepstack][M, H] laid end to end, in the context's type. */
 typedef struct kept {
     char *values;
@@ -12,7 +14,7 @@ typedef struct kept {
 struct q3_pictures {
     const q3_model *model;
     int64_t n;
-    size_t used, limit;  // bytes
+    q3_arena mem;        // of the values: reserved at once, taken as it fills
     kept *list;          // [n]
     atomic_uchar *known; // [n]: list[i] may be read; also a sample without a picture is known
 };
@@ -25,23 +27,22 @@ q3_status q3_pictures_create(q3_pictures **out, const q3_model *model, int64_t n
     q3_pictures *p = q3_calloc(1, sizeof *p);
     if (!p)
         return Q3_ERR_MEMORY;
-    *p = (q3_pictures){ .model = model, .n = n_samples, .limit = bytes };
+    *p = (q3_pictures){ .model = model, .n = n_samples };
     p->list = q3_calloc((size_t)n_samples, sizeof *p->list);
     p->known = q3_calloc((size_t)n_samples, sizeof *p->known);
-    if (!p->list || !p->known) {
+    q3_status st = p->list && p->known ? q3_arena_create(&p->mem, "features", bytes) : Q3_ERR_MEMORY;
+    if (st != Q3_OK)
         q3_pictures_destroy(p);
-        return Q3_ERR_MEMORY;
-    }
-    *out = p;
-    return Q3_OK;
+    else
+        *out = p;
+    return st;
 }
 
 void q3_pictures_destroy(q3_pictures *p)
 {
     if (!p)
         return;
-    for (int64_t i = 0; p->list && i < p->n; i++)
-        q3_free(p->list[i].values);
+    q3_arena_destroy(&p->mem);
     q3_free(p->list);
     q3_free(p->known);
     q3_free(p);
@@ -102,15 +103,16 @@ static void keep(q3_pictures *p, q3_ctx *ctx, q3_vision_features *f, int64_t ind
 {
     size_t row = q3_dtype_bytes(ctx->dtype, p->model->config.text.hidden_size);
     size_t part = row * (size_t)tokens, bytes = part * (size_t)parts_of(p);
-    if (known(p, index) || p->used + bytes > p->limit)
-        return;
-    char *values = q3_malloc(bytes + 1);
-    if (!values)
+    const size_t around = 512; // alignment and red zone
+    if (known(p, index) || (tokens && tokens <= Q3_GEMM_FEW) ||
+        q3_arena_mark(&p->mem) + bytes + around > p->mem.limit)
         return; // it is seen anew next time
+    char *values = q3_arena_alloc(&p->mem, bytes);
+    if (!values)
+        return;
     for (int i = 0; i < parts_of(p) && bytes; i++)
         q3_device_read(ctx->data->cuda, values + (size_t)i * part,
                        (char *)(*part_of(f, i))->data + row * (size_t)at, part);
-    p->used += bytes;
     p->list[index] = (kept){ values, tokens };
     atomic_store_explicit(&p->known[index], 1, memory_order_release);
 }

@@ -1,9 +1,10 @@
 /* infer/pictures.h - what a frozen vision tower has made of a data set's pictures, kept from epoch to epoch.
  *
  * The first pass over a sample runs the tower and leaves its features here, in host memory; later batches, once all
- * their samples are known, are neither decoded (q3_loader_source.seen) nor run through the tower. The features of a
- * picture do not depend on the batch it came in, so the bits are those of running the tower again. When the memory is
- * used up the rest of the data set is seen anew each time.
+ * their samples are known, are neither decoded (q3_loader_source.seen) nor run through the tower. On the CPU the
+ * features of a picture of more than Q3_GEMM_FEW tokens do not depend on the batch it came in (kernels/gemm.h), so the bits
+ * are those of running the tower again; smaller ones are not kept. cuBLASLt promises no such thing. When the memory is used
+ * up the rest of the data set is seen anew each time.
  */
 #ifndef Q3_INFER_PICTURES_H
 #define Q3_INFER_PICTURES_H

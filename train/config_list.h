@@ -84,8 +84,8 @@ typedef enum q3_config_metric { Q3_CONFIG_METRIC_EVAL_LOSS } q3_config_metric;
       "on CUDA; auto, sdpa and flash_attention_2: cuDNN where it serves, else the program's own flash") \
     X(model, weight_cache, ENUM(q3_config_cache, "auto", "auto|on|off"), \
       "on CUDA: keep frozen weights expanded to bfloat16; same bits, less work, two bytes a parameter") \
-    X(model, feature_cache, INT("1024", 0, 1 << 24), \
-      "MiB of host memory for what a frozen vision tower makes of pictures, kept from epoch to epoch; 0: off") \
+    X(model, feature_cache, OPT_INT(0, 1 << 24), \
+      "MiB of host memory to keep what a frozen vision tower makes of pictures; not set: 1024, off on CUDA") \
     X(model, device, TEXT("auto"), \
       "cpu, cuda or cuda:N; auto: the first CUDA device if there is one, else the CPU")
 

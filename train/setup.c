@@ -287,7 +287,10 @@ static q3_status open_ground(q3_trainer *t)
 /* Training data may use all of the memory for features; evaluation data, which are few, as much again. */
 static q3_status open_pictures(q3_trainer *t)
 {
-    size_t bytes = (size_t)t->config->model.feature_cache << 20;
+    int64_t mib = t->config->model.feature_cache;
+    if (mib == Q3_CONFIG_UNSET)
+        mib = t->cuda ? 0 : 1024; // a resumed run must see the bits of one that was not interrupted
+    size_t bytes = (size_t)mib << 20;
     Q3_TRY(q3_pictures_create(&t->train_pictures, &t->model, q3_dataset_size(t->train_data), bytes));
     if (t->eval_data != t->train_data)
         return q3_pictures_create(&t->eval_pictures, &t->model, q3_dataset_size(t->eval_data), bytes);
