@@ -8,13 +8,19 @@
 #define FEATURE_BYTES ((int64_t)256 << 20) // of options.feature_bytes 0
 #define PASS_ADDRESSES ((size_t)1 << 36)   // reserved, not memory
 
-/* A token's keys and values in all layers. */
+/* Text layers that this process computes. */
+static int layers_here(const q3_engine *e)
+{
+    return e->model->split.end - e->model->split.first;
+}
+
+/* A token's keys and values in all of them. */
 static size_t token_bytes(const q3_engine *e)
 {
     const q3_text_config *c = &e->model->config.text;
     q3_dtype type = e->options.kv_type;
     size_t scales = (size_t)q3_kv_scales(type, c->kv_heads, c->head_dim) * sizeof(float);
-    return 2 * (size_t)c->layers * (q3_dtype_bytes(type, (int64_t)c->kv_heads * c->head_dim) + scales);
+    return 2 * (size_t)layers_here(e) * (q3_dtype_bytes(type, (int64_t)c->kv_heads * c->head_dim) + scales);
 }
 
 static q3_status check_type(const q3_engine *e)
@@ -82,13 +88,19 @@ static q3_status create(q3_engine *e)
     Q3_TRY(
         q3_device_arena_create(&e->slabs, e->ctx->data->cuda, "key/value cache",
                                token_bytes(e) * (size_t)e->options.tokens + 4 * (size_t)c->layers * around));
-    e->k = q3_malloc(2 * (size_t)c->layers * sizeof *e->k);
+    e->k = q3_calloc(2 * (size_t)c->layers, sizeof *e->k);
     if (!e->k)
         return Q3_ERR_MEMORY;
     e->v = e->k + c->layers;
-    for (int i = 0; i < 2 * c->layers; i++)
+    for (int i = e->model->split.first; i < e->model->split.end; i++) {
         Q3_TRY(create_slab(&e->k[i], e));
-    return Q3_OK;
+        Q3_TRY(create_slab(&e->v[i], e));
+    }
+    const q3_split *split = &e->model->split;
+    if (split->kind == Q3_SPLIT_NONE || q3_group_rank(split->group))
+        return Q3_OK;
+    const q3_tensor *patches = e->model->patch_embed.w;
+    return q3_mirror_open(&e->mirror, split->group, patches ? q3_dim(patches, 1) : 0);
 }
 
 q3_status q3_engine_create(q3_engine **out, const q3_model *model, q3_ctx *ctx, const q3_adapters *adapters,
@@ -114,6 +126,7 @@ void q3_engine_destroy(q3_engine *e)
 {
     if (!e)
         return;
+    q3_mirror_close(e->mirror);
     q3_replays_destroy(e->replays);
     q3_features_destroy(e->features);
     q3_kvcache_destroy(e->cache);

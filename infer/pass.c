@@ -404,13 +404,14 @@ q3_status q3_engine_pass(q3_engine *e, q3_feed *feeds, int n_feeds, int *flawed)
     q3_arena_reset(&e->pass);
     Q3_TRY(sort(&p, feeds));
     Q3_TRY(check(&p, &tokens, &blocks));
+    Q3_TRY(q3_mirror_pass(e->mirror, feeds, n_feeds));
     Q3_TRY(see(&p));
     Q3_TRY(create(&p, tokens, blocks));
     pack(&p);
     ask_for_all(&p);
     Q3_TRY(launch(&p));
     Q3_TRY(read(flawed, &p, feeds));
-    for (int i = 0; i < n_feeds; i++)
+    for (int i = 0; i < n_feeds && !e->follows; i++)
         q3_sequence_advance(feeds[i].sequence, feeds[i].sequence->cached + feeds[i].n);
     return Q3_OK;
 }

@@ -88,7 +88,11 @@ static q3_status create(q3_sequence **out, q3_engine *e, const q3_prompt *prompt
     if (!s)
         return Q3_ERR_MEMORY;
     size_t blocks = (size_t)blocks_for(limit), images = (size_t)prompt->n_images;
-    *s = (q3_sequence){ .engine = e, .prompt = prompt, .limit = limit, .next = next_position(prompt) };
+    *s = (q3_sequence){ .engine = e,
+                        .number = ++e->n_sequences,
+                        .prompt = prompt,
+                        .limit = limit,
+                        .next = next_position(prompt) };
     s->ids = q3_malloc((size_t)limit * sizeof *s->ids);
     s->blocks = q3_malloc(blocks * sizeof *s->blocks);
     s->names = q3_malloc(blocks * sizeof *s->names);
@@ -129,6 +133,7 @@ q3_status q3_sequence_create(q3_sequence **out, q3_engine *e, const q3_prompt *p
     know_pictures(s);
     if (!e->options.no_sharing)
         find_prefix(s);
+    q3_mirror_create(e->mirror, s->number, prompt, limit);
     return Q3_OK;
 }
 
@@ -152,6 +157,7 @@ q3_status q3_sequence_fork(q3_sequence **out, const q3_sequence *s)
     memcpy(f->pictures, s->pictures, (size_t)s->prompt->n_images * sizeof *s->pictures);
     for (int64_t i = 0; i < f->n_blocks; i++)
         q3_kvcache_share(s->engine->cache, f->blocks[i]);
+    q3_mirror_fork(s->engine->mirror, f->number, s->number);
     return Q3_OK;
 }
 
@@ -166,6 +172,7 @@ void q3_sequence_destroy(q3_sequence *s)
 {
     if (!s)
         return;
+    q3_mirror_note(s->engine->mirror, Q3_MIRROR_DESTROY, s->number, 0);
     release_from(s, 0);
     q3_free(s->ids);
     q3_free(s->blocks);
@@ -196,6 +203,7 @@ bool q3_sequence_push(q3_sequence *s, const int32_t *ids, int64_t n)
         return false;
     memcpy(s->ids + s->n, ids, (size_t)n * sizeof *ids);
     s->n += n;
+    q3_mirror_push(s->engine->mirror, s->number, ids, n);
     return true;
 }
 
@@ -208,6 +216,7 @@ void q3_sequence_truncate(q3_sequence *s, int64_t n)
     if (s->n_named > s->cached / Q3_ENGINE_BLOCK)
         s->n_named = s->cached / Q3_ENGINE_BLOCK;
     release_from(s, blocks_for(s->cached));
+    q3_mirror_note(s->engine->mirror, Q3_MIRROR_TRUNCATE, s->number, n);
 }
 
 void q3_sequence_evict(q3_sequence *s)
@@ -215,6 +224,7 @@ void q3_sequence_evict(q3_sequence *s)
     release_from(s, 0);
     s->cached = 0;
     s->n_named = 0;
+    q3_mirror_note(s->engine->mirror, Q3_MIRROR_EVICT, s->number, 0);
 }
 
 /* The tokens of a block, in all layers. */
@@ -227,6 +237,8 @@ static void copy_block(const q3_engine *e, int32_t to, int32_t from)
     for (int i = 0; i < 2 * c->layers; i++) {
         const q3_kv_slab *slab = i < c->layers ? &e->k[i] : &e->v[i - c->layers];
         char *data = slab->data;
+        if (!data)
+            continue; // another process' layer
         q3_device_copy(cuda, data + (size_t)to * bytes, data + (size_t)from * bytes, bytes);
         if (scales)
             q3_device_copy(cuda, slab->scales + (size_t)to * scales, slab->scales + (size_t)from * scales,
@@ -258,6 +270,7 @@ bool q3_sequence_reserve(q3_sequence *s, int64_t n)
              (long long)s->cached, (long long)s->limit);
     if (more + shared > q3_kvcache_free(cache))
         return false;
+    q3_mirror_note(s->engine->mirror, Q3_MIRROR_RESERVE, s->number, n);
     if (there)
         own_block(s, at);
     while (more--)
@@ -267,6 +280,7 @@ bool q3_sequence_reserve(q3_sequence *s, int64_t n)
 
 void q3_sequence_advance(q3_sequence *s, int64_t cached)
 {
+    q3_mirror_note(s->engine->mirror, Q3_MIRROR_ADVANCE, s->number, cached);
     s->cached = cached;
     if (s->engine->options.no_sharing)
         return;

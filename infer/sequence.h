@@ -6,6 +6,7 @@
 #include "infer/engine.h"
 #include "infer/features.h"
 #include "infer/kvcache.h"
+#include "infer/mirror.h"
 #include "infer/replay.h"
 
 struct q3_engine {
@@ -21,10 +22,14 @@ struct q3_engine {
     q3_kv_slab *k, *v;     /* [layers] */
     q3_arena pass;         /* what a pass packs, on the host */
     uint64_t own_pictures; /* without a hash, so far */
+    uint64_t n_sequences;  /* made so far */
+    q3_mirror *mirror;     /* the other ranks do what this engine does; NULL: there are none */
+    bool follows;          /* it is one of the others: told when a pass has come to something */
 };
 
 struct q3_sequence {
     q3_engine *engine;
+    uint64_t number; /* of the engine's sequences, from 1 */
     const q3_prompt *prompt;
     int32_t *ids; /* [limit] */
     int64_t n, limit;

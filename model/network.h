@@ -8,6 +8,7 @@
 #define Q3_MODEL_NETWORK_H
 
 #include "core/device.h"
+#include "core/group.h"
 #include "core/tensor.h"
 #include "model/checkpoint_files.h"
 #include "model/config.h"
@@ -49,6 +50,15 @@ typedef struct q3_parameter {
     bool vision; /* which tower */
 } q3_parameter;
 
+typedef enum q3_split_kind { Q3_SPLIT_NONE, Q3_SPLIT_TENSOR, Q3_SPLIT_PIPELINE, Q3_SPLIT_SEQUENCE } q3_split_kind;
+
+/* How the model is spread over processes (model/split.h). */
+typedef struct q3_split {
+    q3_split_kind kind;
+    q3_group *group; /* borrowed; NULL for NONE */
+    int first, end;  /* text layers that this process computes: all, except in a pipeline */
+} q3_split;
+
 typedef struct q3_model {
     q3_model_config config;
     /* text */
@@ -71,6 +81,7 @@ typedef struct q3_model {
     q3_weights *files;        /* the maps that matrices lie in; NULL for random weights */
     int64_t quantized_bytes;  /* of the quantized matrices, their scales included */
     int64_t quantized_params; /* elements in them */
+    q3_split split;
 } q3_model;
 
 #endif

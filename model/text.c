@@ -4,12 +4,15 @@
 
 #include "kernels/attention_paged.h"
 #include "kernels/kv_append.h"
-#include "model/forward.h"
+#include "model/part.h"
 #include "model/rotary.h"
+#include "model/split.h"
 
 typedef struct decoder {
     const q3_model *m;
     const q3_forward *f;
+    const q3_kv *kv; // the pass's cache; NULL: none
+    int64_t gather;  // tokens of the pass, where this rank has a part of them; else 0
     const q3_text_layer *layer;
     int index;
     const float *cos_sin;
@@ -55,7 +58,7 @@ static void store(q3_ctx *ctx, const decoder *d, const q3_kv_slab *slab, const q
 {
     const q3_kv_store_args a = { .slab = *slab,
                                  .x = q3_data(x),
-                                 .rows = d->f->kv->slots,
+                                 .rows = d->kv->slots,
                                  .T = q3_dim(x, 0),
                                  .kv_heads = d->attention.kv_heads,
                                  .head_size = d->m->config.text.head_dim,
@@ -66,8 +69,12 @@ static void store(q3_ctx *ctx, const decoder *d, const q3_kv_slab *slab, const q
 /* Keys and values go to their slots, and what the rows' blocks hold is attended to. */
 static q3_tensor *attend_to_blocks(q3_ctx *ctx, const decoder *d, q3_tensor *q, q3_tensor *k, q3_tensor *v)
 {
-    const q3_kv *kv = d->f->kv;
+    const q3_kv *kv = d->kv;
     q3_tensor *o = q3_like(ctx, q);
+    if (d->gather) {
+        k = q3_split_gather(ctx, &d->m->split, k, d->gather);
+        v = q3_split_gather(ctx, &d->m->split, v, d->gather);
+    }
     store(ctx, d, &kv->k[d->index], k);
     store(ctx, d, &kv->v[d->index], v);
     const q3_attention_paged_args a = { .o = q3_data(o),
@@ -94,13 +101,23 @@ static q3_tensor *attend_to_blocks(q3_ctx *ctx, const decoder *d, q3_tensor *q, 
 static q3_tensor *attend(q3_ctx *ctx, const decoder *d, q3_tensor *q, q3_tensor *k, q3_tensor *v)
 {
     const q3_kv_flat *flat = d->f->flat;
-    if (d->f->kv)
+    if (d->kv)
         return attend_to_blocks(ctx, d, q, k, v);
     if (flat) {
         k = through_flat(ctx, flat, flat->k[d->index], k);
         v = through_flat(ctx, flat, flat->v[d->index], v);
     }
     return q3_attention(ctx, q, k, v, d->attention);
+}
+
+/* x + y w': what a branch ends with. Ranks that share the width of w each have a part of the product. */
+static q3_tensor *join(q3_ctx *ctx, const decoder *d, q3_tensor *x, const q3_proj *p, q3_tensor *y)
+{
+    if (d->m->split.kind != Q3_SPLIT_TENSOR)
+        return q3_project_add(ctx, d->f, x, p, y);
+    q3_tensor *part = q3_project(ctx, d->f, p, y);
+    q3_split_sum(ctx, &d->m->split, part);
+    return q3_add(ctx, x, part);
 }
 
 /* x + o(attention of h) */
@@ -113,7 +130,7 @@ static q3_tensor *attention(q3_ctx *ctx, const decoder *d, q3_tensor *x, q3_tens
     q3_tensor *k = q3_project(ctx, d->f, &l->k, h);
     k = q3_norm_rope(ctx, k, l->k_norm.w, eps, d->cos_sin, d->attention.kv_heads);
     q3_tensor *v = q3_project(ctx, d->f, &l->v, h);
-    return q3_project_add(ctx, d->f, x, &l->o, attend(ctx, d, q, k, v));
+    return join(ctx, d, x, &l->o, attend(ctx, d, q, k, v));
 }
 
 /* x + down(silu(gate(h)) up(h)) */
@@ -121,7 +138,7 @@ static q3_tensor *mlp(q3_ctx *ctx, const decoder *d, q3_tensor *x, q3_tensor *h)
 {
     q3_tensor *gate = q3_project(ctx, d->f, &d->layer->gate, h);
     q3_tensor *up = q3_project(ctx, d->f, &d->layer->up, h);
-    return q3_project_add(ctx, d->f, x, &d->layer->down, q3_swiglu(ctx, gate, up));
+    return join(ctx, d, x, &d->layer->down, q3_swiglu(ctx, gate, up));
 }
 
 static q3_tensor *decoder_layer(q3_ctx *ctx, const void *arg, q3_tensor *x)
@@ -145,7 +162,7 @@ static const q3_segment *row_segments(q3_ctx *ctx, const q3_batch *b)
 static decoder decoder_of(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b)
 {
     const q3_text_config *c = &m->config.text;
-    decoder d = { .m = m, .f = f };
+    decoder d = { .m = m, .f = f, .kv = f->kv };
     size_t bytes = (size_t)b->n_tokens * (size_t)c->head_dim * sizeof(float);
     float *table = q3_host_scratch(ctx, bytes);
     if (!ctx->dry)
@@ -175,16 +192,46 @@ static void tap(const q3_forward *f, int layer, q3_tensor *x)
     f->tap(f->tap_arg, name, x);
 }
 
+/* What comes into this process' first layer. */
+static q3_tensor *enter(q3_ctx *ctx, const q3_model *m, const q3_batch *b, const q3_vision_features *vision)
+{
+    if (m->split.first)
+        return q3_split_receive(ctx, &m->split, b->n_tokens, m->config.text.hidden_size);
+    q3_tensor *x = q3_embedding(ctx, m->embed, b->ids, b->n_tokens, m->config.pad);
+    return vision ? q3_put_rows(ctx, x, vision->merged, b->image_rows, b->n_image_rows) : x;
+}
+
+/* What the last layer has made, whole and for everybody. */
+static q3_tensor *leave(q3_ctx *ctx, const q3_model *m, const q3_batch *b, const q3_part *part, q3_tensor *x)
+{
+    if (part->cut)
+        return q3_split_gather(ctx, &m->split, x, b->n_tokens);
+    if (m->split.kind == Q3_SPLIT_PIPELINE)
+        q3_split_hand_on(ctx, &m->split, x);
+    return x;
+}
+
 q3_tensor *q3_text_forward(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
                            const q3_vision_features *vision)
 {
     const q3_text_config *c = &m->config.text;
     decoder d = decoder_of(ctx, m, f, b);
+    q3_part part = q3_part_of(ctx, m, f, b, vision);
     decoder *layers = q3_list(ctx, sizeof d * (size_t)c->layers);
-    q3_tensor *x = q3_embedding(ctx, m->embed, b->ids, b->n_tokens, m->config.pad);
-    if (vision)
-        x = q3_put_rows(ctx, x, vision->merged, b->image_rows, b->n_image_rows);
-    for (int i = 0; i < c->layers; i++) {
+    q3_tensor *x = enter(ctx, m, b, vision);
+    const int32_t *image_rows = b->image_rows;
+    int64_t n_image_rows = b->n_image_rows;
+    if (part.cut) {
+        x = q3_rows_of(ctx, x, part.begin, part.end - part.begin);
+        d.f = &part.forward;
+        d.kv = &part.kv;
+        d.gather = b->n_tokens;
+        d.cos_sin += part.begin * c->head_dim;
+        image_rows = part.image_rows;
+        n_image_rows = part.n_image_rows;
+        vision = n_image_rows ? &part.vision : NULL;
+    }
+    for (int i = m->split.first; i < m->split.end; i++) {
         layers[i] = d; // stays: backward may run the layer again
         layers[i].layer = &m->layers[i];
         layers[i].index = i;
@@ -192,7 +239,7 @@ q3_tensor *q3_text_forward(q3_ctx *ctx, const q3_model *m, const q3_forward *f, 
                                        : decoder_layer(ctx, &layers[i], x);
         tap(f, i, x);
         if (vision && i < m->config.vision.n_deepstack)
-            x = q3_add_rows(ctx, x, vision->deepstack[i], b->image_rows, b->n_image_rows);
+            x = q3_add_rows(ctx, x, vision->deepstack[i], image_rows, n_image_rows);
     }
-    return x;
+    return leave(ctx, m, b, &part, x);
 }

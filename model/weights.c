@@ -764,6 +764,7 @@ q3_status q3_model_load(q3_model *out, q3_arena *mem, const char *dir, const q3_
     builder b = { .m = out, .mem = mem, .o = options };
     Q3_TRY(q3_model_config_load(&out->config, mem, dir));
     Q3_TRY(allocate(out, mem));
+    out->split.end = out->config.text.layers;
     if (options->random) {
         Q3_TRY(random_std(&b.std, &out->config));
     } else {
