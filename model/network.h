@@ -50,7 +50,12 @@ typedef struct q3_parameter {
     bool vision; /* which tower */
 } q3_parameter;
 
-typedef enum q3_split_kind { Q3_SPLIT_NONE, Q3_SPLIT_TENSOR, Q3_SPLIT_PIPELINE, Q3_SPLIT_SEQUENCE } q3_split_kind;
+typedef enum q3_split_kind {
+    Q3_SPLIT_NONE,
+    Q3_SPLIT_TENSOR,
+    Q3_SPLIT_PIPELINE,
+    Q3_SPLIT_SEQUENCE
+} q3_split_kind;
 
 /* How the model is spread over processes (model/split.h). */
 typedef struct q3_split {
@@ -82,6 +87,8 @@ typedef struct q3_model {
     int64_t quantized_bytes;  /* of the quantized matrices, their scales included */
     int64_t quantized_params; /* elements in them */
     q3_split split;
+    bool offloading;
+    int offload_from; /* text layers from offload_from on are unmapped behind each use (model/offload.h) */
 } q3_model;
 
 #endif

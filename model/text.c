@@ -4,6 +4,7 @@
 
 #include "kernels/attention_paged.h"
 #include "kernels/kv_append.h"
+#include "model/offload.h"
 #include "model/part.h"
 #include "model/rotary.h"
 #include "model/split.h"
@@ -235,8 +236,10 @@ q3_tensor *q3_text_forward(q3_ctx *ctx, const q3_model *m, const q3_forward *f, 
         layers[i] = d; // stays: backward may run the layer again
         layers[i].layer = &m->layers[i];
         layers[i].index = i;
+        q3_offload_before(m, i);
         x = q3_forget_layer(ctx, f, i) ? q3_checkpoint(ctx, decoder_layer, &layers[i], x)
                                        : decoder_layer(ctx, &layers[i], x);
+        q3_offload_behind(m, i);
         tap(f, i, x);
         if (vision && i < m->config.vision.n_deepstack)
             x = q3_add_rows(ctx, x, vision->deepstack[i], image_rows, n_image_rows);
