@@ -77,6 +77,7 @@ static q3_status create_form(form **out, const q3_tokenizer *tokenizer, const in
         return Q3_ERR_MEMORY;
     int64_t ids = q3_tokenizer_size(tokenizer);
     for (int i = 0; i < n_eos; i++) {
+        Q3_CHECK(eos[i] >= 0, "end token %d", (int)eos[i]);
         f->eos[i] = eos[i];
         ids = eos[i] >= ids ? eos[i] + 1 : ids;
     }
