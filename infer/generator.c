@@ -337,7 +337,7 @@ static void take(q3_answer_ids *a, q3_generator *e, feed *f, int row, float *log
 {
     const q3_generator_row *r = &e->rows[row];
     add(a, e, f, row,
-        q3_sample_next(logits, vocabulary(e), e->tokens + r->begin, r->prompt_n + a->n, &o->sampling,
+        q3_sample_next(logits, vocabulary(e), e->tokens + r->begin, r->prompt_n + a->n, r->prompt_n, &o->sampling,
                        o->first_request + (uint32_t)row, (uint32_t)a->n, scratch),
         o);
 }

@@ -102,11 +102,9 @@ bool q3_sample_greedy(const q3_sampling *s)
     return !s->do_sample || s->temperature == 0;
 }
 
-void q3_sample_filter(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen, const q3_sampling *s,
-                      float *scratch)
+/* Behind the penalties. */
+static void warp(float *logits, int64_t vocab, const q3_sampling *s, float *scratch)
 {
-    if (s->repetition_penalty != 1)
-        penalize(logits, vocab, seen, n_seen, s->repetition_penalty, (unsigned char *)scratch);
     if (q3_sample_greedy(s))
         return;
     if (s->temperature != 1)
@@ -118,6 +116,21 @@ void q3_sample_filter(float *logits, int64_t vocab, const int32_t *seen, int64_t
         keep_top_p(logits, vocab, s->top_p, scratch);
 }
 
+void q3_sample_penalize(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen, int64_t n_prompt,
+                        const q3_sampling *s, float *scratch)
+{
+    (void)n_prompt;
+    if (s->repetition_penalty != 1)
+        penalize(logits, vocab, seen, n_seen, s->repetition_penalty, (unsigned char *)scratch);
+}
+
+void q3_sample_filter(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen, const q3_sampling *s,
+                      float *scratch)
+{
+    q3_sample_penalize(logits, vocab, seen, n_seen, n_seen, s, scratch);
+    warp(logits, vocab, s, scratch);
+}
+
 static int32_t likeliest(const float *logits, int64_t n)
 {
     int64_t best = 0;
@@ -127,10 +140,10 @@ static int32_t likeliest(const float *logits, int64_t n)
     return (int32_t)best;
 }
 
-int32_t q3_sample_next(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen,
-                       const q3_sampling *s, uint32_t request, uint32_t position, float *scratch)
+int32_t q3_sample_draw(float *logits, int64_t vocab, const q3_sampling *s, uint32_t request,
+                       uint32_t position, float *scratch)
 {
-    q3_sample_filter(logits, vocab, seen, n_seen, s, scratch);
+    warp(logits, vocab, s, scratch);
     int32_t best = likeliest(logits, vocab);
     if (q3_sample_greedy(s))
         return best;
@@ -145,4 +158,11 @@ int32_t q3_sample_next(float *logits, int64_t vocab, const int32_t *seen, int64_
             return (int32_t)i;
     }
     return best;
+}
+
+int32_t q3_sample_next(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen, int64_t n_prompt,
+                       const q3_sampling *s, uint32_t request, uint32_t position, float *scratch)
+{
+    q3_sample_penalize(logits, vocab, seen, n_seen, n_prompt, s, scratch);
+    return q3_sample_draw(logits, vocab, s, request, position, scratch);
 }

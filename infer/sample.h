@@ -37,9 +37,17 @@ bool q3_sample_greedy(const q3_sampling *s);
 void q3_sample_filter(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen, const q3_sampling *s,
                       float *scratch);
 
-/* The next token of request `request` at output position `position`. logits and scratch, both [V], are
- * changed. */
-int32_t q3_sample_next(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen,
+/* The first half of the chain, in place: the penalties. Of the `seen` ids, the first n_prompt are the prompt's. */
+void q3_sample_penalize(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen, int64_t n_prompt,
+                        const q3_sampling *s, float *scratch);
+
+/* The second half: temperature, filters, and the token that request `request` takes at output position `position`.
+ * logits and scratch, both [V], are changed. */
+int32_t q3_sample_draw(float *logits, int64_t vocab, const q3_sampling *s, uint32_t request, uint32_t position,
+                       float *scratch);
+
+/* Both halves. */
+int32_t q3_sample_next(float *logits, int64_t vocab, const int32_t *seen, int64_t n_seen, int64_t n_prompt,
                        const q3_sampling *s, uint32_t request, uint32_t position, float *scratch);
 
 #endif

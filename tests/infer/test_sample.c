@@ -101,14 +101,14 @@ static void greedy_takes_the_lowest_id_on_ties_and_skips_the_warpers(void **stat
     q3_sampling s = {
         .do_sample = false, .temperature = 5, .top_k = 1, .top_p = 0.01f, .repetition_penalty = 1
     };
-    assert_int_equal(q3_sample_next(x, 5, NULL, 0, &s, 0, 0, buffer), 1);
+    assert_int_equal(q3_sample_next(x, 5, NULL, 0, 0, &s, 0, 0, buffer), 1);
     const float untouched[5] = { 1, 7, 3, 7, 7 };
     assert_memory_equal(x, untouched, sizeof x);
     s.do_sample = true;
     s.temperature = 0; // greedy too
-    assert_int_equal(q3_sample_next(x, 5, NULL, 0, &s, 0, 0, buffer), 1);
+    assert_int_equal(q3_sample_next(x, 5, NULL, 0, 0, &s, 0, 0, buffer), 1);
     s.repetition_penalty = 3;
-    assert_int_equal(q3_sample_next(x, 5, (const int32_t[]){ 1 }, 1, &s, 0, 0, buffer), 3);
+    assert_int_equal(q3_sample_next(x, 5, (const int32_t[]){ 1 }, 1, 1, &s, 0, 0, buffer), 3);
 }
 
 static int kept(const float *x, int n)
@@ -184,7 +184,7 @@ static void draws_follow_the_distribution(void **state)
     for (uint32_t i = 0; i < DRAWS; i++) {
         float x[5], buffer[5];
         memcpy(x, base, sizeof x);
-        counts[q3_sample_next(x, 5, NULL, 0, &s, i % 7, i / 7, buffer)]++;
+        counts[q3_sample_next(x, 5, NULL, 0, 0, &s, i % 7, i / 7, buffer)]++;
     }
     for (int i = 0; i < 5; i++) // 5 standard deviations are at most 0.0173
         assert_true(fabs((double)counts[i] / DRAWS - exp((double)base[i])) < 0.0173);
@@ -201,7 +201,7 @@ static void a_draw_depends_on_seed_request_and_position_alone(void **state)
             s.seed = k == 2 ? 8 : 7;
             reset();
             ids[k] =
-                q3_sample_next(logits, V, NULL, 0, &s, k == 3 ? i + 100 : i, k == 4 ? i + 100 : i, scratch);
+                q3_sample_next(logits, V, NULL, 0, 0, &s, k == 3 ? i + 100 : i, k == 4 ? i + 100 : i, scratch);
         }
         assert_int_equal(ids[0], ids[1]);
         for (int k = 0; k < 3; k++)
@@ -219,7 +219,7 @@ static void dropped_tokens_are_never_drawn(void **state)
     s.top_k = 4;
     for (uint32_t i = 0; i < 500; i++) {
         reset();
-        int32_t id = q3_sample_next(logits, V, NULL, 0, &s, 0, i, scratch);
+        int32_t id = q3_sample_next(logits, V, NULL, 0, 0, &s, 0, i, scratch);
         assert_true(logits[id] > -INFINITY);
     }
 }

@@ -36,7 +36,7 @@ static int32_t likeliest(const float *row, int64_t V)
     const q3_sampling greedy = { .temperature = 1, .top_p = 1, .repetition_penalty = 1 };
     float *copy = malloc((size_t)V * 4), *scratch = malloc((size_t)V * 4 + 8);
     memcpy(copy, row, (size_t)V * 4);
-    int32_t id = q3_sample_next(copy, V, NULL, 0, &greedy, 0, 0, scratch);
+    int32_t id = q3_sample_next(copy, V, NULL, 0, 0, &greedy, 0, 0, scratch);
     free(copy);
     free(scratch);
     return id;
@@ -156,9 +156,9 @@ static void check_draws(q3_cuda *cuda, const float *row, const void *raw, int64_
     rest.temperature = 1;
     for (uint32_t position = 0; position < 20; position++) {
         memcpy(copy, row, (size_t)V * 4);
-        int32_t want = q3_sample_next(copy, V, NULL, 0, &s, 3, position, scratch);
+        int32_t want = q3_sample_next(copy, V, NULL, 0, 0, &s, 3, position, scratch);
         memcpy(copy, c.value, (size_t)c.count * 4);
-        int32_t got = c.id[q3_sample_next(copy, c.count, NULL, 0, &rest, 3, position, scratch)];
+        int32_t got = c.id[q3_sample_next(copy, c.count, NULL, 0, 0, &rest, 3, position, scratch)];
         if (got != want)
             fail_msg("V %lld top-k %d position %u: token %d, from the whole row %d", (long long)V, s.top_k,
                      position, got, want);
