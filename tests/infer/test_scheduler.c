@@ -5,125 +5,17 @@
 #include <cmocka.h>
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "collate/pack.h"
-#include "core/safetensors.h"
 #include "infer/scheduler.h"
-#include "model/weights.h"
+#include "tests/support/golden_prompts.h"
 
-enum { ROWS = 3, LENGTH = 31, TOKENS = 24, MODELS = 2, MOST = 32, MANY = 8, PLENTY = 1024 };
+enum { MOST = 32, MANY = 8, PLENTY = 1024 };
 
-static const char *const dirs[MODELS] = { "tests/golden/model-a/model", "tests/golden/model-b/model" };
-static const char *const files[MODELS] = { "tests/golden/model-a/generate-greedy.safetensors",
-                                           "tests/golden/model-b/generate-greedy.safetensors" };
 static const q3_sampling greedy = { .temperature = 1, .top_p = 1, .repetition_penalty = 1 };
 static const q3_sampling drawing = {
     .do_sample = true, .temperature = 0.8f, .top_k = 20, .top_p = 0.9f, .repetition_penalty = 1.1f, .seed = 5
 };
-
-/* A model and its golden prompts and answers. */
-typedef struct bed {
-    q3_cuda *cuda; // what Q3_TEST_DEVICE names; NULL: the CPU
-    q3_arena run, values, step;
-    q3_model model;
-    q3_ctx ctx;
-    q3_safetensors *file;
-    const int64_t *tokens; /* [ROWS, TOKENS] */
-    q3_prompt prompts[ROWS];
-} bed;
-
-static bed beds[MODELS];
-
-static const void *values(const bed *t, const char *name)
-{
-    const q3_st_tensor *found = q3_safetensors_find(t->file, name);
-    assert_non_null(found);
-    return found->data;
-}
-
-/* Row `row` of the golden batch: the pictures of the rows before it are skipped. */
-static q3_prompt prompt_of(bed *t, int row)
-{
-    const q3_model_config *c = &t->model.config;
-    const int64_t *in = values(t, "in.input_ids"), *mask = values(t, "in.attention_mask");
-    const int64_t *grid = values(t, "in.image_grid_thw");
-    int64_t merged = (int64_t)c->vision.merge_size * c->vision.merge_size, skipped = 0, patches = 0;
-    int64_t width = 3 * (int64_t)c->vision.temporal_patch_size * c->vision.patch_size * c->vision.patch_size;
-    int first = 0, next = 0;
-    for (int i = 0; i <= row; i++) {
-        first = next;
-        skipped += patches;
-        patches = 0;
-        int64_t left = 0;
-        for (int k = 0; k < LENGTH; k++)
-            left += mask[i * LENGTH + k] && in[i * LENGTH + k] == c->image_token;
-        for (; left * merged > patches; next++)
-            patches += grid[3 * next] * grid[3 * next + 1] * grid[3 * next + 2];
-    }
-    const q3_padded p = { .rows = 1,
-                          .length = LENGTH,
-                          .input_ids = (int64_t *)(uintptr_t)in + (ptrdiff_t)row * LENGTH,
-                          .attention_mask = (int64_t *)(uintptr_t)mask + (ptrdiff_t)row * LENGTH,
-                          .image_grid_thw = (int64_t *)(uintptr_t)grid + (ptrdiff_t)3 * first,
-                          .n_images = next - first,
-                          .pixel_values = (float *)(uintptr_t)values(t, "in.pixel_values") + skipped * width,
-                          .n_patches = patches,
-                          .patch_width = width };
-    q3_batch b;
-    if (q3_unpad(&b, &t->run, &p, c->image_token, c->video_token, c->vision.merge_size) != Q3_OK)
-        fail_msg("%s", q3_error());
-    return (q3_prompt){ .ids = b.ids,
-                        .n = b.n_tokens,
-                        .positions = b.positions,
-                        .n_images = b.n_images,
-                        .grids = b.grids,
-                        .patches = b.patches,
-                        .n_patches = b.n_patches,
-                        .image_rows = b.image_rows,
-                        .n_image_rows = b.n_image_rows,
-                        .adapter = -1 };
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    for (int i = 0; i < MODELS; i++) {
-        bed *t = &beds[i];
-        const q3_load_options options = { .values = &t->values };
-        const char *device = getenv("Q3_TEST_DEVICE");
-        if (q3_device_open(&t->cuda, device ? device : "cpu") != Q3_OK)
-            fail_msg("%s", q3_error());
-        assert_int_equal(q3_arena_create(&t->run, "run arena", (size_t)64 << 20), Q3_OK);
-        assert_int_equal(q3_device_arena_create(&t->values, t->cuda, "parameters", (size_t)64 << 20), Q3_OK);
-        assert_int_equal(q3_device_arena_create(&t->step, t->cuda, "step arena", (size_t)256 << 20), Q3_OK);
-        assert_int_equal(q3_ctx_create(&t->ctx, &t->step), Q3_OK);
-        if (q3_model_load(&t->model, &t->run, dirs[i], &options) != Q3_OK)
-            fail_msg("%s", q3_error());
-        assert_int_equal(q3_safetensors_open(&t->file, files[i]), Q3_OK);
-        t->tokens = values(t, "out.tokens");
-        for (int row = 0; row < ROWS; row++)
-            t->prompts[row] = prompt_of(t, row);
-    }
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    for (int i = 0; i < MODELS; i++) {
-        bed *t = &beds[i];
-        q3_safetensors_close(t->file);
-        q3_model_close(&t->model);
-        q3_ctx_destroy(&t->ctx);
-        q3_arena_destroy(&t->step);
-        q3_arena_destroy(&t->values);
-        q3_arena_destroy(&t->run);
-        q3_device_close(t->cuda);
-    }
-    return 0;
-}
 
 /* What became of a request. */
 typedef struct answer {
@@ -186,7 +78,7 @@ typedef struct desk {
     q3_scheduler *s;
 } desk;
 
-static desk open_with(bed *t, int64_t tokens, int max_running, int64_t chunk)
+static desk open_with(t_bed *t, int64_t tokens, int max_running, int64_t chunk)
 {
     desk d;
     const q3_engine_options engine = { .kv_type = Q3_F32, .tokens = tokens };
@@ -234,13 +126,13 @@ static q3_scheduler_stats stats_of(const desk *d)
     return s;
 }
 
-static void assert_golden(const bed *t, const answer *a, int row, int64_t n)
+static void assert_golden(const t_bed *t, const answer *a, int row, int64_t n)
 {
     assert_int_equal(a->ends, 1);
     assert_int_equal(a->n, n);
     assert_int_equal(a->outcome.timing.output_tokens, n);
     for (int64_t i = 0; i < n; i++)
-        assert_int_equal(a->ids[i], t->tokens[row * TOKENS + i]);
+        assert_int_equal(a->ids[i], t->tokens[row * T_ANSWER + i]);
 }
 
 static void assert_same(const answer *a, const answer *b)
@@ -254,19 +146,19 @@ static void requests_that_come_one_after_the_other_get_their_own_answers(void **
 {
     (void)state;
     static const int64_t chunks[] = { 0, 5, 1 };
-    for (int m = 0; m < MODELS; m++)
+    for (int m = 0; m < T_MODELS; m++)
         for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++) {
-            bed *t = &beds[m];
+            t_bed *t = &t_beds[m];
             desk d = open_with(t, PLENTY, 0, chunks[c]);
-            answer a[ROWS];
-            for (int i = 0; i < ROWS; i++) {
-                const q3_request r = request_of(&t->prompts[i], &a[i], TOKENS);
+            answer a[T_PROMPTS];
+            for (int i = 0; i < T_PROMPTS; i++) {
+                const q3_request r = request_of(&t->prompts[i], &a[i], T_ANSWER);
                 submit(&d, &r);
                 step(&d, 3);
             }
             run(&d);
-            for (int i = 0; i < ROWS; i++) {
-                assert_golden(t, &a[i], i, TOKENS);
+            for (int i = 0; i < T_PROMPTS; i++) {
+                assert_golden(t, &a[i], i, T_ANSWER);
                 assert_int_equal(a[i].outcome.finish, Q3_FINISH_LENGTH);
                 const q3_outcome_timing *w = &a[i].outcome.timing;
                 assert_int_equal(w->prompt_tokens, t->prompts[i].n);
@@ -277,26 +169,17 @@ static void requests_that_come_one_after_the_other_get_their_own_answers(void **
         }
 }
 
-/* Prompts of text alone, of different lengths. */
-static q3_prompt text_prompt(bed *t, int number, int64_t n)
-{
-    int32_t *ids = Q3_NEW(&t->run, int32_t, n);
-    for (int64_t i = 0; i < n; i++)
-        ids[i] = (int32_t)((i * i + 7 * number) % 90) + 10;
-    return (q3_prompt){ .ids = ids, .n = n, .adapter = -1 };
-}
-
 static void drawn_answers_are_the_same_alone_and_together(void **state)
 {
     (void)state;
-    bed *t = &beds[0];
+    t_bed *t = &t_beds[0];
     answer together[MANY], alone, other;
     desk d = open_with(t, PLENTY, 0, 0), one = open_with(t, PLENTY, 0, 0);
     int differ = 0;
     for (int turn = 0; turn < 2; turn++)
         for (int i = 0; i < MANY; i++) {
-            const q3_prompt p = text_prompt(t, i, 5 + 3 * i);
-            q3_request r = request_of(&p, turn ? &alone : &together[i], TOKENS);
+            const q3_prompt p = t_text_prompt(t, i, 5 + 3 * i);
+            q3_request r = request_of(&p, turn ? &alone : &together[i], T_ANSWER);
             r.sampling = drawing;
             r.number = 40 + (uint32_t)i;
             submit(turn ? &one : &d, &r);
@@ -305,17 +188,17 @@ static void drawn_answers_are_the_same_alone_and_together(void **state)
             if (!i)
                 run(&d);
             run(&one);
-            assert_int_equal(alone.n, TOKENS);
+            assert_int_equal(alone.n, T_ANSWER);
             assert_same(&alone, &together[i]);
             r.number = 7;
             r.arg = &other;
             other = (answer){ .n = 0 };
             submit(&one, &r);
             run(&one);
-            for (int k = 0; k < TOKENS; k++)
+            for (int k = 0; k < T_ANSWER; k++)
                 differ += other.ids[k] != alone.ids[k];
         }
-    assert_true(differ > TOKENS);
+    assert_true(differ > T_ANSWER);
     close_desk(&one);
     close_desk(&d);
 }
@@ -323,24 +206,24 @@ static void drawn_answers_are_the_same_alone_and_together(void **state)
 static void a_cache_too_small_for_all_changes_no_answer(void **state)
 {
     (void)state;
-    for (int m = 0; m < MODELS; m++) {
-        bed *t = &beds[m];
+    for (int m = 0; m < T_MODELS; m++) {
+        t_bed *t = &t_beds[m];
         desk d = open_with(t, 6 * Q3_ENGINE_BLOCK, 0, 0); // an answered prompt takes up to 4
-        answer a[2 * ROWS];
+        answer a[2 * T_PROMPTS];
         int order = 0;
-        for (int i = 0; i < 2 * ROWS; i++) {
-            const q3_request r = request_of(&t->prompts[i % ROWS], &a[i], TOKENS);
+        for (int i = 0; i < 2 * T_PROMPTS; i++) {
+            const q3_request r = request_of(&t->prompts[i % T_PROMPTS], &a[i], T_ANSWER);
             a[i].order = &order;
             submit(&d, &r);
         }
         run(&d);
         assert_true(stats_of(&d).preempted > 0);
-        for (int i = 0; i < 2 * ROWS; i++) {
-            assert_golden(t, &a[i], i % ROWS, TOKENS);
+        for (int i = 0; i < 2 * T_PROMPTS; i++) {
+            assert_golden(t, &a[i], i % T_PROMPTS, T_ANSWER);
             assert_int_equal(a[i].place, i + 1); // the older ones are never kept waiting by younger ones
         }
-        assert_int_equal(stats_of(&d).finished, 2 * ROWS);
-        assert_int_equal(stats_of(&d).output_tokens, 2 * ROWS * TOKENS);
+        assert_int_equal(stats_of(&d).finished, 2 * T_PROMPTS);
+        assert_int_equal(stats_of(&d).output_tokens, 2 * T_PROMPTS * T_ANSWER);
         close_desk(&d);
     }
 }
@@ -348,32 +231,32 @@ static void a_cache_too_small_for_all_changes_no_answer(void **state)
 static void max_running_bounds_what_runs(void **state)
 {
     (void)state;
-    bed *t = &beds[1];
+    t_bed *t = &t_beds[1];
     desk d = open_with(t, PLENTY, 2, 0);
-    answer a[2 * ROWS];
-    for (int i = 0; i < 2 * ROWS; i++) {
-        const q3_request r = request_of(&t->prompts[i % ROWS], &a[i], TOKENS);
+    answer a[2 * T_PROMPTS];
+    for (int i = 0; i < 2 * T_PROMPTS; i++) {
+        const q3_request r = request_of(&t->prompts[i % T_PROMPTS], &a[i], T_ANSWER);
         submit(&d, &r);
     }
-    assert_int_equal(stats_of(&d).waiting, 2 * ROWS);
+    assert_int_equal(stats_of(&d).waiting, 2 * T_PROMPTS);
     while (!q3_scheduler_idle(d.s)) {
         step(&d, 1);
         assert_true(stats_of(&d).running <= 2);
     }
-    for (int i = 0; i < 2 * ROWS; i++)
-        assert_golden(t, &a[i], i % ROWS, TOKENS);
+    for (int i = 0; i < 2 * T_PROMPTS; i++)
+        assert_golden(t, &a[i], i % T_PROMPTS, T_ANSWER);
     close_desk(&d);
 }
 
 static void a_cancelled_request_frees_its_blocks_and_disturbs_nobody(void **state)
 {
     (void)state;
-    bed *t = &beds[0];
+    t_bed *t = &t_beds[0];
     desk d = open_with(t, PLENTY, 2, 0);
-    answer a[ROWS];
-    uint64_t tickets[ROWS];
-    for (int i = 0; i < ROWS; i++) {
-        const q3_request r = request_of(&t->prompts[i], &a[i], TOKENS);
+    answer a[T_PROMPTS];
+    uint64_t tickets[T_PROMPTS];
+    for (int i = 0; i < T_PROMPTS; i++) {
+        const q3_request r = request_of(&t->prompts[i], &a[i], T_ANSWER);
         tickets[i] = submit(&d, &r);
     }
     step(&d, 4);
@@ -383,14 +266,14 @@ static void a_cancelled_request_frees_its_blocks_and_disturbs_nobody(void **stat
     q3_scheduler_cancel(d.s, 12345);
     step(&d, 1);
     assert_true(q3_engine_free_blocks(d.engine) > before);
-    for (int i = 0; i < ROWS; i += 2) {
+    for (int i = 0; i < T_PROMPTS; i += 2) {
         assert_int_equal(a[i].ends, 1);
         assert_int_equal(a[i].outcome.finish, Q3_FINISH_CANCELLED);
     }
-    assert_true(a[0].n > 0 && a[0].n < TOKENS);
+    assert_true(a[0].n > 0 && a[0].n < T_ANSWER);
     assert_true(a[2].n == 0 && a[2].outcome.timing.admitted == 0);
     run(&d);
-    assert_golden(t, &a[1], 1, TOKENS);
+    assert_golden(t, &a[1], 1, T_ANSWER);
     assert_int_equal(q3_engine_free_blocks(d.engine), q3_engine_blocks(d.engine));
     close_desk(&d);
 }
@@ -398,11 +281,11 @@ static void a_cancelled_request_frees_its_blocks_and_disturbs_nobody(void **stat
 static void what_is_left_at_the_end_is_cancelled(void **state)
 {
     (void)state;
-    bed *t = &beds[0];
+    t_bed *t = &t_beds[0];
     desk d = open_with(t, PLENTY, 1, 0);
     answer a[2];
     for (int i = 0; i < 2; i++) {
-        const q3_request r = request_of(&t->prompts[i], &a[i], TOKENS);
+        const q3_request r = request_of(&t->prompts[i], &a[i], T_ANSWER);
         submit(&d, &r);
     }
     step(&d, 2);
@@ -415,19 +298,19 @@ static void what_is_left_at_the_end_is_cancelled(void **state)
 static void any_end_token_ends_its_request_alone(void **state)
 {
     (void)state;
-    bed *t = &beds[0];
+    t_bed *t = &t_beds[0];
     static const int32_t eos[] = { 205, 9 }; // the 13th token of row 0, the first of row 1
-    static const int64_t lengths[ROWS] = { 12, 0, TOKENS };
+    static const int64_t lengths[T_PROMPTS] = { 12, 0, T_ANSWER };
     desk d = open_with(t, PLENTY, 0, 0);
-    answer a[ROWS];
-    for (int i = 0; i < ROWS; i++) {
-        q3_request r = request_of(&t->prompts[i], &a[i], TOKENS);
+    answer a[T_PROMPTS];
+    for (int i = 0; i < T_PROMPTS; i++) {
+        q3_request r = request_of(&t->prompts[i], &a[i], T_ANSWER);
         r.eos = eos;
         r.n_eos = 2;
         submit(&d, &r);
     }
     run(&d);
-    for (int i = 0; i < ROWS; i++) {
+    for (int i = 0; i < T_PROMPTS; i++) {
         assert_golden(t, &a[i], i, lengths[i]);
         assert_int_equal(a[i].outcome.finish, i < 2 ? Q3_FINISH_STOP : Q3_FINISH_LENGTH);
     }
@@ -437,11 +320,11 @@ static void any_end_token_ends_its_request_alone(void **state)
 static void an_answer_ends_where_its_reader_says_so(void **state)
 {
     (void)state;
-    bed *t = &beds[1];
+    t_bed *t = &t_beds[1];
     desk d = open_with(t, PLENTY, 0, 0);
     answer a;
     for (int64_t n = 0; n <= 5; n++) {
-        q3_request r = request_of(&t->prompts[0], &a, n ? TOKENS : 5);
+        q3_request r = request_of(&t->prompts[0], &a, n ? T_ANSWER : 5);
         a.stop_at = n;
         submit(&d, &r);
         run(&d);
@@ -454,7 +337,7 @@ static void an_answer_ends_where_its_reader_says_so(void **state)
 static void an_answer_ends_where_the_cache_does(void **state)
 {
     (void)state;
-    bed *t = &beds[1];
+    t_bed *t = &t_beds[1];
     const q3_prompt *p = &t->prompts[0];
     int64_t tokens = (p->n + 8 + Q3_ENGINE_BLOCK - 1) / Q3_ENGINE_BLOCK * Q3_ENGINE_BLOCK;
     desk d = open_with(t, tokens, 0, 0);
@@ -464,7 +347,7 @@ static void an_answer_ends_where_the_cache_does(void **state)
     run(&d);
     assert_golden(t, &a, 0, tokens - p->n);
     assert_int_equal(a.outcome.finish, Q3_FINISH_LENGTH);
-    const q3_prompt whole = text_prompt(t, 0, tokens), more = text_prompt(t, 0, tokens + 1);
+    const q3_prompt whole = t_text_prompt(t, 0, tokens), more = t_text_prompt(t, 0, tokens + 1);
     uint64_t ticket;
     r = request_of(&whole, &a, 1);
     assert_int_equal(q3_scheduler_submit(&ticket, d.s, &r), Q3_ERR_LIMIT);
@@ -480,7 +363,7 @@ static void an_answer_ends_where_the_cache_does(void **state)
 }
 
 /* Logits behind a prompt, or its last hidden state, without a cache. */
-static void uncached(float *out, bed *t, const q3_prompt *p, bool hidden)
+static void uncached(float *out, t_bed *t, const q3_prompt *p, bool hidden)
 {
     const q3_forward forward = { 0 };
     int32_t last = (int32_t)p->n - 1, *plain = Q3_NEW(&t->run, int32_t, 3 * p->n);
@@ -504,7 +387,7 @@ static void uncached(float *out, bed *t, const q3_prompt *p, bool hidden)
     memcpy(out, q3_on_host(&t->ctx, x), (size_t)q3_dim(x, -1) * sizeof *out);
 }
 
-static void assert_hidden(bed *t, const answer *a, const q3_prompt *p)
+static void assert_hidden(t_bed *t, const answer *a, const q3_prompt *p)
 {
     float expected[256];
     double diff = 0, norm = 0;
@@ -520,18 +403,18 @@ static void assert_hidden(bed *t, const answer *a, const q3_prompt *p)
 static void the_last_hidden_state_is_told_with_and_without_an_answer(void **state)
 {
     (void)state;
-    for (int m = 0; m < MODELS; m++)
-        for (int64_t more = 0; more <= TOKENS; more += TOKENS) {
-            bed *t = &beds[m];
+    for (int m = 0; m < T_MODELS; m++)
+        for (int64_t more = 0; more <= T_ANSWER; more += T_ANSWER) {
+            t_bed *t = &t_beds[m];
             desk d = open_with(t, PLENTY, 0, 7);
-            answer a[ROWS];
-            for (int i = 0; i < ROWS; i++) {
+            answer a[T_PROMPTS];
+            for (int i = 0; i < T_PROMPTS; i++) {
                 q3_request r = request_of(&t->prompts[i], &a[i], more);
                 r.on_hidden = on_hidden;
                 submit(&d, &r);
             }
             run(&d);
-            for (int i = 0; i < ROWS; i++) {
+            for (int i = 0; i < T_PROMPTS; i++) {
                 assert_hidden(t, &a[i], &t->prompts[i]);
                 assert_golden(t, &a[i], i, more);
                 assert_int_equal(a[i].outcome.finish, Q3_FINISH_LENGTH);
@@ -543,7 +426,7 @@ static void the_last_hidden_state_is_told_with_and_without_an_answer(void **stat
 /* What on_token checks beside: probabilities. */
 typedef struct told {
     answer a;
-    bed *t;
+    t_bed *t;
     const q3_prompt *p;
     bool first_seen;
 } told;
@@ -577,7 +460,7 @@ static bool check_first(void *arg, const q3_token_event *e)
 static void probabilities_are_those_before_penalties_and_temperature(void **state)
 {
     (void)state;
-    bed *t = &beds[0];
+    t_bed *t = &t_beds[0];
     desk d = open_with(t, PLENTY, 0, 0);
     told x = { .t = t, .p = &t->prompts[2] };
     q3_request r = request_of(x.p, &x.a, 4);
@@ -595,15 +478,15 @@ static void probabilities_are_those_before_penalties_and_temperature(void **stat
 static void probabilities_change_no_answer(void **state)
 {
     (void)state;
-    bed *t = &beds[1];
+    t_bed *t = &t_beds[1];
     desk d = open_with(t, PLENTY, 0, 0);
     answer a;
-    q3_request r = request_of(&t->prompts[1], &a, TOKENS);
+    q3_request r = request_of(&t->prompts[1], &a, T_ANSWER);
     r.logprobs = 0;
     submit(&d, &r);
     run(&d);
-    assert_golden(t, &a, 1, TOKENS);
-    for (int i = 0; i < TOKENS; i++)
+    assert_golden(t, &a, 1, T_ANSWER);
+    for (int i = 0; i < T_ANSWER; i++)
         assert_true(a.logprobs[i] < 0 && a.logprobs[i] > -8); // the likeliest of 300
     close_desk(&d);
 }
@@ -621,20 +504,20 @@ static void ban(void *arg, float *logits, int64_t vocab)
 static void a_filter_sees_the_answer_so_far_and_is_obeyed(void **state)
 {
     (void)state;
-    bed *t = &beds[0];
+    t_bed *t = &t_beds[0];
     for (int lookup = 0; lookup <= 4; lookup += 4) {
         desk d = open_with(t, PLENTY, 0, 0);
         answer a[2];
         for (int i = 0; i < 2; i++) {
-            q3_request r = request_of(&t->prompts[i], &a[i], TOKENS);
+            q3_request r = request_of(&t->prompts[i], &a[i], T_ANSWER);
             r.filter = ban;
             r.lookup = lookup;
             submit(&d, &r);
         }
         run(&d);
         for (int i = 0; i < 2; i++) {
-            assert_int_equal(a[i].n, TOKENS);
-            for (int k = 0; k < TOKENS; k++) {
+            assert_int_equal(a[i].n, T_ANSWER);
+            for (int k = 0; k < T_ANSWER; k++) {
                 assert_true(a[i].ids[k] >= t->model.config.text.vocab_size / 2);
                 for (int j = 0; j < k; j++)
                     assert_int_not_equal(a[i].ids[j], a[i].ids[k]);
@@ -647,17 +530,17 @@ static void a_filter_sees_the_answer_so_far_and_is_obeyed(void **state)
 static void the_penalty_sees_prompt_and_answer(void **state)
 {
     (void)state;
-    bed *t = &beds[0]; // its greedy answers repeat themselves
+    t_bed *t = &t_beds[0]; // its greedy answers repeat themselves
     desk d = open_with(t, PLENTY, 0, 0);
-    answer a[ROWS];
-    for (int i = 0; i < ROWS; i++) {
-        q3_request r = request_of(&t->prompts[i], &a[i], TOKENS);
+    answer a[T_PROMPTS];
+    for (int i = 0; i < T_PROMPTS; i++) {
+        q3_request r = request_of(&t->prompts[i], &a[i], T_ANSWER);
         r.sampling.repetition_penalty = 1e6f;
         submit(&d, &r);
     }
     run(&d);
-    for (int i = 0; i < ROWS; i++)
-        for (int k = 0; k < TOKENS; k++) {
+    for (int i = 0; i < T_PROMPTS; i++)
+        for (int k = 0; k < T_ANSWER; k++) {
             for (int j = 0; j < k; j++)
                 assert_int_not_equal(a[i].ids[j], a[i].ids[k]);
             for (int64_t j = 0; j < t->prompts[i].n; j++)
@@ -667,7 +550,7 @@ static void the_penalty_sees_prompt_and_answer(void **state)
 }
 
 /* Passes that a request takes, drawn or greedy, with and without guesses. */
-static int64_t passes_of(answer *a, bed *t, const q3_prompt *p, int lookup, const q3_sampling *how)
+static int64_t passes_of(answer *a, t_bed *t, const q3_prompt *p, int lookup, const q3_sampling *how)
 {
     desk d = open_with(t, PLENTY, 0, 0);
     q3_request r = request_of(p, a, MOST);
@@ -685,7 +568,7 @@ static int64_t passes_of(answer *a, bed *t, const q3_prompt *p, int lookup, cons
 static void guesses_save_passes_and_change_no_answer(void **state)
 {
     (void)state;
-    bed *t = &beds[0]; // its greedy answers repeat themselves
+    t_bed *t = &t_beds[0]; // its greedy answers repeat themselves
     q3_sampling cold = drawing;
     cold.temperature = 0.05f;
     cold.repetition_penalty = 1;
@@ -708,19 +591,19 @@ static void guesses_save_passes_and_change_no_answer(void **state)
 static void many_with_guesses_get_the_same_answers(void **state)
 {
     (void)state;
-    for (int m = 0; m < MODELS; m++)
+    for (int m = 0; m < T_MODELS; m++)
         for (int small = 0; small < 2; small++) {
-            bed *t = &beds[m];
+            t_bed *t = &t_beds[m];
             desk d = open_with(t, small ? 6 * Q3_ENGINE_BLOCK : PLENTY, 0, 0);
             answer a[MANY];
             for (int i = 0; i < MANY; i++) {
-                q3_request r = request_of(&t->prompts[i % ROWS], &a[i], TOKENS);
+                q3_request r = request_of(&t->prompts[i % T_PROMPTS], &a[i], T_ANSWER);
                 r.lookup = i;
                 submit(&d, &r);
             }
             run(&d);
             for (int i = 0; i < MANY; i++)
-                assert_golden(t, &a[i], i % ROWS, TOKENS);
+                assert_golden(t, &a[i], i % T_PROMPTS, T_ANSWER);
             close_desk(&d);
         }
 }
@@ -728,12 +611,12 @@ static void many_with_guesses_get_the_same_answers(void **state)
 static void a_prefix_that_was_computed_before_is_found_and_told(void **state)
 {
     (void)state;
-    bed *t = &beds[0];
+    t_bed *t = &t_beds[0];
     desk d = open_with(t, PLENTY, 0, 0);
     answer a[2];
-    const q3_prompt p = text_prompt(t, 0, 40);
+    const q3_prompt p = t_text_prompt(t, 0, 40);
     for (int i = 0; i < 2; i++) {
-        const q3_request r = request_of(&p, &a[i], TOKENS);
+        const q3_request r = request_of(&p, &a[i], T_ANSWER);
         submit(&d, &r);
         run(&d);
         assert_int_equal(a[i].outcome.timing.cached_tokens, i ? 2 * Q3_ENGINE_BLOCK : 0);
@@ -746,12 +629,12 @@ static void a_prefix_that_was_computed_before_is_found_and_told(void **state)
 static void prompts_that_begin_alike_let_the_first_compute_it_for_all(void **state)
 {
     (void)state;
-    bed *t = &beds[0];
+    t_bed *t = &t_beds[0];
     desk d = open_with(t, PLENTY, 0, 0);
     answer a[MANY];
     for (int i = 0; i < MANY; i++) {
-        const q3_prompt p = text_prompt(t, 3, 40 + i % 3);
-        const q3_request r = request_of(&p, &a[i], TOKENS);
+        const q3_prompt p = t_text_prompt(t, 3, 40 + i % 3);
+        const q3_request r = request_of(&p, &a[i], T_ANSWER);
         submit(&d, &r);
     }
     step(&d, 1);
@@ -767,12 +650,12 @@ static void prompts_that_begin_alike_let_the_first_compute_it_for_all(void **sta
 static void what_is_not_finite_fails_alone(void **state)
 {
     (void)state;
-    bed *t = &beds[0];
+    t_bed *t = &t_beds[0];
     desk d = open_with(t, PLENTY, 0, 0);
     int bad = 0;
-    while (bad < ROWS && !t->prompts[bad].n_images)
+    while (bad < T_PROMPTS && !t->prompts[bad].n_images)
         bad++;
-    assert_true(bad < ROWS);
+    assert_true(bad < T_PROMPTS);
     q3_prompt flawed = t->prompts[bad];
     int64_t width = 3 * (int64_t)t->model.config.vision.temporal_patch_size *
                     t->model.config.vision.patch_size * t->model.config.vision.patch_size;
@@ -780,31 +663,31 @@ static void what_is_not_finite_fails_alone(void **state)
     memcpy(patches, flawed.patches, (size_t)(flawed.n_patches * width) * sizeof *patches);
     patches[3] = NAN;
     flawed.patches = patches;
-    answer a[ROWS + 1];
-    for (int i = 0; i <= ROWS; i++) {
-        q3_request r = request_of(i < ROWS ? &t->prompts[i] : &flawed, &a[i], TOKENS);
+    answer a[T_PROMPTS + 1];
+    for (int i = 0; i <= T_PROMPTS; i++) {
+        q3_request r = request_of(i < T_PROMPTS ? &t->prompts[i] : &flawed, &a[i], T_ANSWER);
         r.lookup = 3;
         submit(&d, &r);
         step(&d, 2);
     }
     run(&d);
-    for (int i = 0; i < ROWS; i++)
-        assert_golden(t, &a[i], i, TOKENS);
-    assert_int_equal(a[ROWS].ends, 1);
-    assert_int_equal(a[ROWS].outcome.finish, Q3_FINISH_FAILED);
-    assert_int_equal(a[ROWS].outcome.status, Q3_ERR_FAIL);
-    assert_non_null(strstr(a[ROWS].error, "not finite"));
+    for (int i = 0; i < T_PROMPTS; i++)
+        assert_golden(t, &a[i], i, T_ANSWER);
+    assert_int_equal(a[T_PROMPTS].ends, 1);
+    assert_int_equal(a[T_PROMPTS].outcome.finish, Q3_FINISH_FAILED);
+    assert_int_equal(a[T_PROMPTS].outcome.status, Q3_ERR_FAIL);
+    assert_non_null(strstr(a[T_PROMPTS].error, "not finite"));
     close_desk(&d);
 }
 
 static void no_memory_for_a_pass_fails_all_that_run_and_the_next_go_on(void **state)
 {
     (void)state;
-    bed *t = &beds[0];
+    t_bed *t = &t_beds[0];
     desk d = open_with(t, PLENTY, 2, 0);
-    answer a[ROWS];
-    for (int i = 0; i < ROWS; i++) {
-        const q3_request r = request_of(&t->prompts[i], &a[i], TOKENS);
+    answer a[T_PROMPTS];
+    for (int i = 0; i < T_PROMPTS; i++) {
+        const q3_request r = request_of(&t->prompts[i], &a[i], T_ANSWER);
         submit(&d, &r);
     }
     size_t limit = t->step.limit;
@@ -819,14 +702,14 @@ static void no_memory_for_a_pass_fails_all_that_run_and_the_next_go_on(void **st
     }
     assert_int_equal(a[2].ends, 0);
     run(&d);
-    assert_golden(t, &a[2], 2, TOKENS);
+    assert_golden(t, &a[2], 2, T_ANSWER);
     close_desk(&d);
 }
 
 static void a_failing_allocation_is_an_error_and_nothing_leaks(void **state)
 {
     (void)state;
-    bed *t = &beds[0];
+    t_bed *t = &t_beds[0];
     const q3_scheduler_options options = { 0 };
     q3_status st = Q3_ERR_MEMORY;
     desk d = open_with(t, PLENTY, 0, 0), other = d;
@@ -838,7 +721,7 @@ static void a_failing_allocation_is_an_error_and_nothing_leaks(void **state)
     }
     q3_scheduler_destroy(other.s);
     answer a;
-    q3_request r = request_of(&t->prompts[0], &a, TOKENS);
+    q3_request r = request_of(&t->prompts[0], &a, T_ANSWER);
     r.logprobs = 3;
     st = Q3_ERR_MEMORY;
     for (int64_t n = 1; st != Q3_OK; n++) {
@@ -860,7 +743,7 @@ static void a_failing_allocation_is_an_error_and_nothing_leaks(void **state)
 static void an_idle_scheduler_does_nothing(void **state)
 {
     (void)state;
-    desk d = open_with(&beds[0], PLENTY, 0, 0);
+    desk d = open_with(&t_beds[0], PLENTY, 0, 0);
     assert_true(q3_scheduler_idle(d.s));
     run(&d);
     step(&d, 2);
@@ -895,5 +778,5 @@ int main(void)
         cmocka_unit_test(a_failing_allocation_is_an_error_and_nothing_leaks),
         cmocka_unit_test(an_idle_scheduler_does_nothing),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, t_beds_open, t_beds_close);
 }
