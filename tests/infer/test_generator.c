@@ -369,8 +369,7 @@ static void repeated_runs_take_no_more_memory(void **state)
         limit = t->engine.cache.limit;
         step = t->step.peak;
     }
-    assert_int_equal(q3_generator_begin(&t->engine, &t->prompts, 1),
-                     Q3_OK); // a smaller run keeps what there is
+    assert_int_equal(q3_generator_begin(&t->engine, &t->prompts, 1), Q3_OK); // a smaller run keeps what there is
     assert_int_equal(t->engine.cache.limit, limit);
 }
 
