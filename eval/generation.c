@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "collate/sha256.h"
+#include "core/sha256.h"
 #include "core/file.h"
 #include "core/log.h"
 
