@@ -239,8 +239,8 @@ static q3_status prepare(q3_trainer *t, const char *checkpoint, const q3_run_opt
 /* Evaluations, and all that is written, are the first rank's. */
 static q3_status run_first(q3_trainer *t, const q3_run_options *options)
 {
-    q3_finish f;
-    Q3_TRY(q3_finish_create(&f, t));
+    q3_finisher f;
+    q3_finish_create(&f, t);
     q3_status st = q3_finish_before(&f);
     st = st ? st : train(t, options);
     st = st ? st : q3_finish_after(&f);
