@@ -408,6 +408,8 @@ void q3_chat_free(q3_chat *chat)
 /* SHA-256 of chat_template.jinja. */
 static const char *const known_templates[] = {
     "3636d0f0bd6bef02654cdffdc447b79cb2cef8ab02cc75267345946291a489e4", // Qwen3-VL-*-Instruct
+    "a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8", // Qwen3-0.6B ... 32B, text only
+    "87a2728cb8dc9fe424d624542f6060ec05a1d285ebbec578bb078900e33396b5", // the same before contents could be null
     "691707dd7d99426f0a02b4543f88a0265377fbb903945314a386f69cb7bae881", // assets/tiny-base: the same without tools
 };
 
