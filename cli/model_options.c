@@ -395,6 +395,23 @@ static q3_status read_stops(q3_sampling_settings *s, const q3_options *o, const 
     return Q3_OK;
 }
 
+/* What beam search has no use for must not be passed over in silence. */
+static q3_status check_beams(q3_sampling_settings *s, const q3_options *o)
+{
+    static const char *const others[] = { "regex",  "json-schema",      "logprobs",
+                                          "lookup", "presence-penalty", "frequency-penalty",
+                                          "seed" };
+    for (int i = 0; i < COUNT(others); i++)
+        if (q3_options_given(o, others[i]))
+            return q3_fail(Q3_ERR_USAGE, "--num-beams and --%s exclude each other", others[i]);
+    if (s->sampling.do_sample && strncmp(s->mode_origin, "--", 2) == 0)
+        return q3_fail(Q3_ERR_USAGE, "--num-beams and %s exclude each other: beams are not drawn",
+                       s->mode_origin);
+    s->sampling.do_sample = false;
+    s->mode_origin = "--num-beams";
+    return Q3_OK;
+}
+
 static q3_status read_search(q3_sampling_settings *s, const q3_options *o)
 {
     int64_t logprobs, lookup, beams;
@@ -404,13 +421,8 @@ static q3_status read_search(q3_sampling_settings *s, const q3_options *o)
     s->logprobs = (int)logprobs;
     s->lookup = (int)lookup;
     s->beams = (int)beams;
-    if (beams > 1 && s->sampling.do_sample) {
-        if (strncmp(s->mode_origin, "--", 2) == 0)
-            return q3_fail(Q3_ERR_USAGE, "--num-beams and %s exclude each other: beams are not drawn",
-                           s->mode_origin);
-        s->sampling.do_sample = false;
-        s->mode_origin = "--num-beams";
-    }
+    if (beams > 1)
+        Q3_TRY(check_beams(s, o));
     if (q3_options_given(o, "regex") && q3_options_given(o, "json-schema"))
         return q3_fail(Q3_ERR_USAGE, "--regex and --json-schema exclude each other");
     return Q3_OK;
