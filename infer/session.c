@@ -64,8 +64,11 @@ static q3_status find_places(places *out, q3_session *s, const q3_session_option
     }
     q3_free(network);
     q3_free(config);
-    for (int i = 0; st == Q3_OK && i < o->n_adapters; i++)
-        out->adapters[out->n++] = o->adapters[i];
+    for (int i = 0; st == Q3_OK && i < o->n_adapters; i++) {
+        const char *name = q3_arena_strdup(&s->run, o->adapters[i].name); // outlives the options
+        out->adapters[out->n++] = (q3_session_adapter){ name, o->adapters[i].dir };
+        st = name ? Q3_OK : Q3_ERR_MEMORY;
+    }
     return st;
 }
 
