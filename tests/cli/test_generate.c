@@ -13,9 +13,9 @@
 #include "tests/support/ask.h"
 
 #define GOLDEN "tests/golden/generate/"
-#define MODEL "--model assets/tiny-base "
+#define MODEL "--model assets/tiny-base --threads 1 "
 #define LORA "tests/golden/training/float32-adapter-final"
-#define BASE "--model tests/golden/training/model "
+#define BASE "--model tests/golden/training/model --threads 1 "
 
 static char dir[400];
 static q3_json golden;
