@@ -11,7 +11,7 @@
 
 #include "core/file.h"
 #include "core/json.h"
-#include "infer/rerank.h"
+#include "model/weights.h"
 #include "tests/support/ask.h"
 
 /* tests/infer compares the numbers with the reference; here options and requests must arrive. */
@@ -230,6 +230,54 @@ static void the_selftest_passes_and_tells_each_check(void **state)
     q3_process_free(&p);
 }
 
+/* Random weights, but the size of vocabulary and the tokenizer of the released rerankers; the form of the 0.6B: tied head, config as
+ * transformers 4.51 wrote it, bfloat16. */
+static const char *make_real_vocabulary(void)
+{
+    static char path[500];
+    static const char config[] =
+        "{\"architectures\": [\"Qwen3ForCausalLM\"], \"attention_bias\": false, \"attention_dropout\": 0.0, "
+        "\"bos_token_id\": 151643, \"eos_token_id\": 151645, \"head_dim\": 8, \"hidden_act\": \"silu\", "
+        "\"hidden_size\": 16, \"initializer_range\": 0.02, \"intermediate_size\": 32, "
+        "\"max_position_embeddings\": 40960, \"max_window_layers\": 28, \"model_type\": \"qwen3\", "
+        "\"num_attention_heads\": 4, \"num_hidden_layers\": 2, \"num_key_value_heads\": 2, "
+        "\"rms_norm_eps\": 1e-06, \"rope_scaling\": null, \"rope_theta\": 1000000, \"sliding_window\": null, "
+        "\"tie_word_embeddings\": true, \"torch_dtype\": \"bfloat16\", \"transformers_version\": \"4.51.3\", "
+        "\"use_cache\": true, \"use_sliding_window\": false, \"vocab_size\": 151669}";
+    q3_arena mem;
+    q3_model m;
+    char from[500];
+    snprintf(from, sizeof from, "%s/qwen3-config", dir);
+    snprintf(path, sizeof path, "%s/qwen3", dir);
+    assert_int_equal(q3_dir_create(from), Q3_OK);
+    put("qwen3-config/config.json", config);
+    copy("qwen3-config/tokenizer.json.gz", "tests/golden/tokenizer/qwen3/tokenizer.json.gz");
+    copy("qwen3-config/tokenizer_config.json", "tests/golden/tokenizer/qwen3/tokenizer_config.json");
+    assert_int_equal(q3_arena_create(&mem, "test arena", (size_t)1 << 30), Q3_OK);
+    assert_int_equal(q3_model_load(&m, &mem, from, &(q3_load_options){ .random = true, .seed = 3 }), Q3_OK);
+    if (q3_model_save(&m, from, path, Q3_BF16) != Q3_OK)
+        fail_msg("%s", q3_error());
+    q3_model_close(&m);
+    q3_arena_destroy(&mem);
+    return path;
+}
+
+static void the_vocabulary_of_the_released_models_works(void **state)
+{
+    (void)state;
+    char option[700];
+    const char *model = make_real_vocabulary();
+    snprintf(option, sizeof option, "--model %s --selftest", model);
+    q3_process check = ask(option, NULL);
+    assert_non_null(strstr(check.out, "ok    yes is token 9693, no is token 2152"));
+    assert_null(strstr(check.out, "FAIL"));
+    snprintf(option, sizeof option, "--model %s " QUERY "-d 重力 -d Größe", model);
+    q3_process answer = ask(option, NULL);
+    assert_non_null(strstr(answer.out, "\"document\": \"重力\", \"score\": 0."));
+    q3_process_free(&check);
+    q3_process_free(&answer);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -240,6 +288,7 @@ int main(void)
         cmocka_unit_test(wrong_calls_are_refused_with_a_reason),
         cmocka_unit_test(eval_prints_ndcg_and_mrr),
         cmocka_unit_test(the_selftest_passes_and_tells_each_check),
+        cmocka_unit_test(the_vocabulary_of_the_released_models_works),
     };
     return cmocka_run_group_tests(tests, prepare, NULL);
 }
