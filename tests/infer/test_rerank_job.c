@@ -448,6 +448,43 @@ static void long_documents_are_cut(void **state)
     q3_text_free(&text);
 }
 
+/* From the request to the answer, the network left out: an allocation that fails is an error, and nothing leaks. */
+static q3_status answer(q3_text *out, const cJSON *json)
+{
+    q3_rerank_job job;
+    q3_prompt prompt;
+    const double logits[] = { 1, 2 };
+    Q3_TRY(q3_rerank_job_parse(&job, &mem, json, NULL));
+    q3_status st = q3_rerank_prompt(&prompt, &mem, reranker, NULL, &job.query, &job.documents[0]);
+    if (st == Q3_OK)
+        q3_rerank_write(out, &job, logits, false, true);
+    q3_rerank_job_free(&job);
+    return out->failed ? Q3_ERR_MEMORY : st;
+}
+
+static void every_failed_allocation_is_survived(void **state)
+{
+    (void)state;
+    cJSON *json =
+        cJSON_Parse("{\"query\": \"q\", \"documents\": \"[\\\"a\\\", {\\\"text\\\": \\\"b\\\"}]\"}");
+    q3_status st = Q3_ERR_MEMORY;
+    int n = 0;
+    for (; st != Q3_OK && n < 1000; n++) {
+        q3_text out = { 0 };
+        size_t mark = q3_arena_mark(&mem);
+        q3_heap_fail_at(n + 1);
+        st = answer(&out, json);
+        q3_heap_fail_at(0);
+        assert_true(st == Q3_OK || st == Q3_ERR_MEMORY);
+        if (st == Q3_OK && strstr(out.data, "[\\\"a")) // a list that could not be parsed is no text
+            fail_msg("allocation %d: %s", n, out.data);
+        q3_text_free(&out);
+        q3_arena_rewind(&mem, mark);
+    }
+    assert_true(n > 15 && n < 1000);
+    cJSON_Delete(json);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -464,6 +501,7 @@ int main(void)
         cmocka_unit_test(neither_order_nor_batch_size_changes_a_score),
         cmocka_unit_test(a_document_that_cannot_be_scored_is_named),
         cmocka_unit_test(long_documents_are_cut),
+        cmocka_unit_test(every_failed_allocation_is_survived),
     };
     return cmocka_run_group_tests(tests, prepare, release);
 }
