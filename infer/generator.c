@@ -52,7 +52,8 @@ static size_t cache_bytes(const q3_generator *e, int64_t slots, int64_t fed, int
     const q3_text_config *c = &e->model->config.text;
     const size_t block = 256; // alignment and red zone
     size_t slab = sizeof(q3_tensor) + block;
-    size_t per_row = sizeof(q3_generator_row) + 2 * (sizeof(int64_t) + sizeof(q3_segment) + 2 * sizeof(int32_t));
+    size_t per_row =
+        sizeof(q3_generator_row) + 2 * (sizeof(int64_t) + sizeof(q3_segment) + 2 * sizeof(int32_t));
     return 2 * (size_t)c->layers * (slab + sizeof(q3_tensor *)) +
            (size_t)(rows + 2) * (size_t)c->vocab_size * sizeof(float) +
            (size_t)(slots + 5 * fed + rows + 1) * sizeof(int32_t) + (size_t)(rows + 1) * per_row + 32 * block;
@@ -134,7 +135,8 @@ static q3_status create_feed(feed *out, q3_generator *e, int64_t capacity)
 }
 
 /* Adds n tokens of row `row`, which come after `behind` others behind the prompt. */
-static void feed_tokens(feed *f, const q3_generator *e, int row, const int32_t *ids, int64_t n, int64_t behind)
+static void feed_tokens(feed *f, const q3_generator *e, int row, const int32_t *ids, int64_t n,
+                        int64_t behind)
 {
     const q3_generator_row *r = &e->rows[row];
     Q3_CHECK(f->n + n <= f->capacity && behind + n <= e->room, "%lld tokens behind %lld, room for %lld",
@@ -198,11 +200,13 @@ static q3_tensor *forward(q3_ctx *ctx, void *arg)
 {
     const pass *p = arg;
     q3_step_begin(ctx, false);
-    const q3_kv kv = { .k = p->e->k,
-                       .v = p->e->v,
-                       .device_rows = q3_on_device(ctx, p->slots, (size_t)p->b->n_tokens * sizeof *p->slots),
-                       .segments = p->segments };
-    q3_tensor *logits = q3_qwen3vl_logits(ctx, p->e->model, &(q3_forward){ .kv = &kv }, p->b, p->want, p->n);
+    const q3_kv_flat kv = { .k = p->e->k,
+                            .v = p->e->v,
+                            .device_rows =
+                                q3_on_device(ctx, p->slots, (size_t)p->b->n_tokens * sizeof *p->slots),
+                            .segments = p->segments };
+    q3_tensor *logits =
+        q3_qwen3vl_logits(ctx, p->e->model, &(q3_forward){ .flat = &kv }, p->b, p->want, p->n);
     return p->likeliest ? likeliest_ids(ctx, logits) : logits;
 }
 
