@@ -55,6 +55,7 @@ typedef struct q3_command {
     X(trace)                                                                                                 \
     X(quantize)                                                                                              \
     X(merge)                                                                                                 \
+    X(quality)                                                                                               \
     X(config)                                                                                                \
     X(doctor)                                                                                                \
     X(version)                                                                                               \

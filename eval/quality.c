@@ -234,7 +234,7 @@ q3_status q3_quality_compare(q3_quality *out, q3_engine *full, q3_engine *other,
 
 static double gate_of(q3_dtype dtype)
 {
-    return q3_is_4bit(dtype) ? 0.1 : dtype == Q3_I8 ? 0.02 : 1e-3;
+    return q3_is_4bit(dtype) ? 0.1 : dtype == Q3_I8 ? 0.01 : 1e-3;
 }
 
 double q3_quality_gate(q3_dtype weights, q3_dtype cache)

@@ -22,8 +22,8 @@ enum { Q3_QUALITY_WINDOW = 256, Q3_QUALITY_GREEDY = 32 }; /* tokens: the default
 q3_prompt *q3_quality_windows(int *n, q3_arena *mem, const int32_t *ids, int64_t n_ids, int64_t window);
 
 typedef struct q3_quality {
-    int64_t windows, positions,
-        predicted; /* compared distributions; those of them that the text goes on from */
+    int prompts;
+    int64_t positions, predicted; /* compared distributions; those of them that a prompt goes on from */
     double kl_mean, kl_p99, kl_max;
     double perplexity_full, perplexity;
     double agreement;    /* 0 .. 1 */
@@ -41,7 +41,7 @@ double q3_quality_kl(const float *p, const float *q, int64_t V);
 
 /* The mean KL that a form may cost, in nats; Q3_DTYPES and the wide types: nothing is lost there.
  *
- *   4 bits   0.1     int8   0.02     other 1e-3 (the order of sums)
+ *   4 bits   0.1     int8   0.01     other 1e-3 (the order of sums)
  *
  * docs/quantization.md has the measurements that these stand on. */
 double q3_quality_gate(q3_dtype weights, q3_dtype cache);

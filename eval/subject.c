@@ -21,7 +21,7 @@ static q3_status choose_dtype(q3_dtype *out, const char *word, bool cuda)
 static q3_status open_all(q3_subject *s, const q3_subject_options *o)
 {
     q3_load_options load = { .random = o->random, .seed = o->seed, .values = &s->values };
-    q3_dtype dtype;
+    q3_dtype dtype = Q3_F32;
     Q3_TRY(q3_load_options_word(&load, o->weights ? o->weights : "auto"));
     Q3_TRY(q3_device_open(&s->cuda, o->device ? o->device : "auto"));
     Q3_TRY(choose_dtype(&dtype, o->dtype, s->cuda != NULL));
