@@ -341,8 +341,8 @@ static void take(q3_answer_ids *a, q3_generator *e, feed *f, int row, float *log
 {
     const q3_generator_row *r = &e->rows[row];
     add(a, e, f, row,
-        q3_sample_next(logits, vocabulary(e), e->tokens + r->begin, r->prompt_n + a->n, &o->sampling,
-                       o->first_request + (uint32_t)row, (uint32_t)a->n, scratch),
+        q3_sample_next(logits, vocabulary(e), e->tokens + r->begin, r->prompt_n + a->n, r->prompt_n,
+                       &o->sampling, o->first_request + (uint32_t)row, (uint32_t)a->n, scratch),
         o);
 }
 
@@ -351,7 +351,9 @@ static q3_status decode(q3_answer_ids *out, q3_generator *e, const q3_generate_o
     int64_t V = vocabulary(e);
     feed now, next; // rows of this pass and of the one behind it
     // the likeliest id is found on the device, anything else on the host
-    bool here = !e->ctx->data->cuda || !q3_sample_greedy(&o->sampling) || o->sampling.repetition_penalty != 1;
+    const q3_sampling *s = &o->sampling;
+    bool here = !e->ctx->data->cuda || !q3_sample_greedy(s) || s->repetition_penalty != 1 ||
+                s->presence_penalty != 0 || s->frequency_penalty != 0;
     float *scratch = Q3_NEW(&e->cache, float, V), *first = Q3_NEW(&e->cache, float, V), *logits = NULL;
     int32_t *ids = Q3_NEW(&e->cache, int32_t, e->n_rows + 1);
     if (!scratch || !first || !ids)
