@@ -5,13 +5,9 @@
 #include <string.h>
 
 #include "cli/options.h"
-#include "collate/tokenizer.h"
-#include "core/file.h"
-#include "core/log.h"
+#include "cli/quality_prompts.h"
 #include "eval/quality.h"
 #include "eval/subject.h"
-
-enum { MAX_TEXT = 64 << 20 }; // bytes of --text
 
 static const q3_option options[] = {
     { .name = "model", .kind = Q3_OPTION_VALUE, .value = "DIR", .help = "the model's directory" },
@@ -37,6 +33,11 @@ static const q3_option options[] = {
       .kind = Q3_OPTION_VALUE,
       .value = "FILE",
       .help = "UTF-8 to judge by (default: a text in several scripts)" },
+    { .name = "data",
+      .kind = Q3_OPTION_VALUE,
+      .value = "PATH",
+      .help = "samples to judge by, with pictures and answers: JSONL or a directory" },
+    { .name = "samples", .kind = Q3_OPTION_VALUE, .value = "N", .help = "of --data (default: the first 16)" },
     { .name = "window",
       .kind = Q3_OPTION_VALUE,
       .value = "N",
@@ -51,39 +52,29 @@ static const q3_option options[] = {
 
 typedef struct judgement {
     q3_subject full, other;
-    q3_tokenizer *tokenizer;
-    q3_arena mem;
-    q3_ids ids;
-    q3_prompt *prompts;
-    int n_prompts;
-    int64_t window, greedy;
+    q3_quality_prompts p;
+    int64_t window, samples, greedy;
     double gate;
     q3_quality q;
 } judgement;
 
 /* ---- what is compared ---- */
 
-static q3_status read_text(judgement *j, const q3_options *o, const char *dir)
+static q3_status read_prompts(judgement *j, const q3_options *o, const char *dir)
 {
-    const char *path = q3_options_get(o, "text");
-    char *text = NULL;
-    size_t n = strlen(q3_quality_text);
-    if (path)
-        Q3_TRY(q3_file_read(&text, &n, path, MAX_TEXT));
-    q3_status st = q3_tokenizer_open(&j->tokenizer, dir);
-    st = st ? st : q3_tokenizer_encode(&j->ids, j->tokenizer, text ? text : q3_quality_text, n);
-    q3_free(text);
-    Q3_TRY(st);
-    if (j->ids.n < 2)
-        return q3_fail(Q3_ERR_DATA, "%s has %zu tokens; a distribution of the next one needs two at least",
-                       path, j->ids.n);
-    for (size_t i = 0; i < j->ids.n; i++)
-        if (j->ids.ids[i] >= j->full.model.config.text.vocab_size)
-            return q3_fail(Q3_ERR_MODEL,
-                           "%s: the tokenizer has token %d, and the model %d rows of its embedding", dir,
-                           (int)j->ids.ids[i], j->full.model.config.text.vocab_size);
-    j->prompts = q3_quality_windows(&j->n_prompts, &j->mem, j->ids.ids, (int64_t)j->ids.n, j->window);
-    return j->prompts ? Q3_OK : Q3_ERR_MEMORY;
+    q3_arena mem;
+    q3_model_config config;
+    Q3_TRY(q3_arena_create(&mem, "config.json", 64u << 20));
+    q3_status st = q3_model_config_load(&config, &mem, dir);
+    const q3_quality_source source = { .dir = dir,
+                                       .config = &config,
+                                       .text = q3_options_get(o, "text"),
+                                       .window = j->window,
+                                       .data = q3_options_get(o, "data"),
+                                       .samples = j->samples };
+    st = st ? st : q3_quality_prompts_make(&j->p, &source);
+    q3_arena_destroy(&mem);
+    return st;
 }
 
 static q3_status open_both(judgement *j, const q3_options *o, const char *dir, const char *reference)
@@ -92,7 +83,7 @@ static q3_status open_both(judgement *j, const q3_options *o, const char *dir, c
         .model = reference,
         .device = q3_options_get(o, "device"),
         .dtype = q3_options_get(o, "dtype"),
-        .engine = { .kv_type = Q3_DTYPES, .tokens = j->window + j->greedy, .no_sharing = true }
+        .engine = { .kv_type = Q3_DTYPES, .tokens = j->p.longest + j->greedy, .no_sharing = true }
     };
     Q3_TRY(q3_subject_open(&j->full, &s));
     s.model = dir;
@@ -110,6 +101,7 @@ static q3_status open_both(judgement *j, const q3_options *o, const char *dir, c
 static q3_status read_settings(judgement *j, const q3_options *o)
 {
     Q3_TRY(q3_options_int(&j->window, o, "window", Q3_QUALITY_WINDOW, 2, INT32_MAX));
+    Q3_TRY(q3_options_int(&j->samples, o, "samples", 16, 1, INT32_MAX));
     Q3_TRY(q3_options_int(&j->greedy, o, "greedy", Q3_QUALITY_GREEDY, 1, INT32_MAX));
     const char *gate = q3_options_get(o, "max-kl");
     char *end = NULL;
@@ -136,7 +128,7 @@ static void table(q3_text *t, const judgement *j)
     const q3_quality *q = &j->q;
     q3_text_printf(t, "full        %s weights, %s cache\n", weights_of(&j->full), cache_of(&j->full));
     q3_text_printf(t, "judged      %s weights, %s cache\n", weights_of(&j->other), cache_of(&j->other));
-    q3_text_printf(t, "text        %lld tokens in %d windows\n\n", (long long)q->positions, q->prompts);
+    q3_text_printf(t, "judged by   %lld tokens in %d prompts\n\n", (long long)q->positions, q->prompts);
     q3_text_printf(t, "mean KL              %10.6f nats, %g may pass\n", q->kl_mean, j->gate);
     q3_text_printf(t, "99th percentile      %10.6f\n", q->kl_p99);
     q3_text_printf(t, "largest              %10.6f\n", q->kl_max);
@@ -158,7 +150,7 @@ static void object(q3_text *t, const judgement *j)
     q3_text_printf(
         t, "{\"weights\": \"%s\", \"kv_type\": \"%s\", \"full_weights\": \"%s\", \"full_kv_type\": \"%s\", ",
         weights_of(&j->other), cache_of(&j->other), weights_of(&j->full), cache_of(&j->full));
-    q3_text_printf(t, "\"tokens\": %lld, \"windows\": %d, ", (long long)q->positions, q->prompts);
+    q3_text_printf(t, "\"tokens\": %lld, \"prompts\": %d, ", (long long)q->positions, q->prompts);
     number(t, "kl_mean", q->kl_mean);
     number(t, "kl_p99", q->kl_p99);
     number(t, "kl_max", q->kl_max);
@@ -179,16 +171,20 @@ static q3_status judge(judgement *j, const q3_options *o)
     q3_text report = { 0 };
     Q3_TRY(q3_options_need(&dir, o, "model"));
     Q3_TRY(read_settings(j, o));
+    if (q3_options_given(o, "text") && q3_options_given(o, "data"))
+        return q3_fail(Q3_ERR_USAGE, "--text and --data are both given; leave out one");
+    if (q3_options_given(o, "samples") && !q3_options_given(o, "data"))
+        return q3_fail(Q3_ERR_USAGE, "--samples is for --data");
     if (!reference && strcmp(q3_options_get(o, "weights"), "auto") == 0 &&
         strcmp(q3_options_get(o, "kv-type"), "auto") == 0)
         return q3_fail(Q3_ERR_USAGE, "there is nothing to judge: give --weights, --kv-type or --reference");
     Q3_TRY(q3_options_start(o));
+    Q3_TRY(read_prompts(j, o, reference ? reference : dir));
     Q3_TRY(open_both(j, o, dir, reference ? reference : dir));
-    Q3_TRY(read_text(j, o, reference ? reference : dir));
     if (j->gate < 0)
         j->gate = q3_quality_gate(q3_model_weights_type(&j->other.model),
                                   q3_engine_settings(j->other.engine)->kv_type);
-    Q3_TRY(q3_quality_compare(&j->q, j->full.engine, j->other.engine, j->prompts, j->n_prompts, j->greedy));
+    Q3_TRY(q3_quality_compare(&j->q, j->full.engine, j->other.engine, j->p.prompts, j->p.n, j->greedy));
     if (q3_options_given(o, "json"))
         object(&report, j);
     else
@@ -206,13 +202,10 @@ static q3_status judge(judgement *j, const q3_options *o)
 static q3_status run(const q3_options *o)
 {
     judgement j = { 0 };
-    Q3_TRY(q3_arena_create(&j.mem, "prompts", (size_t)1 << 30));
     q3_status st = judge(&j, o);
-    q3_tokenizer_close(j.tokenizer);
-    q3_ids_free(&j.ids);
     q3_subject_close(&j.other);
     q3_subject_close(&j.full);
-    q3_arena_destroy(&j.mem);
+    q3_quality_prompts_free(&j.p);
     return st;
 }
 
