@@ -26,7 +26,7 @@ typedef struct q3_subject {
     q3_engine *engine;
 } q3_subject;
 
-/* Nothing is left to free on failure. */
+/* Nothing is left to free on failure. The struct stays where it is: its parts point at each other. */
 q3_status q3_subject_open(q3_subject *out, const q3_subject_options *o);
 void q3_subject_close(q3_subject *s); /* fine on a zeroed one */
 
