@@ -141,8 +141,11 @@ static void mistakes_are_usage_errors(void **state)
                          "--text and --data are both given");
     q3_ask_refused_about(Q3_PROGRAM, "quality --model " MODEL " --weights nf4 --samples 3", 2,
                          "--samples is for --data");
-    q3_ask_refused_about(Q3_PROGRAM, "quality --model " MODEL " --weights nf4 --text /dev/null", 3,
-                         "has 0 tokens");
+    char path[500];
+    snprintf(path, sizeof path, "%s/empty.txt", dir);
+    assert_int_equal(q3_file_write(path, "", 0), Q3_OK);
+    snprintf(line, sizeof line, "quality --model " MODEL " --weights nf4 --text %s", path);
+    q3_ask_refused_about(Q3_PROGRAM, line, 3, "has 0 tokens");
     q3_ask_refused_about(
         Q3_PROGRAM, "quality --model assets/tiny-base --reference " MODEL " --text README.md --window 16", 2,
         "only forms of one model compare");
