@@ -63,6 +63,12 @@ void q3_answering_close(q3_answering *a)
 
 q3_status q3_answering_begin(q3_answer *out, q3_answering *a, const q3_prompt *prompt)
 {
+    if (a->settings.beams > 1) {
+        Q3_TRY(q3_answer_search(out, &a->session, prompt, a->settings.beams, &a->options));
+        a->searched += out->timing.output_tokens;
+        a->search_seconds += out->timing.ended - out->timing.submitted;
+        return Q3_OK;
+    }
     return q3_answer_begin(out, &a->session, prompt, a->n_asked++, &a->options);
 }
 
@@ -88,6 +94,13 @@ static double rate(int64_t tokens, double seconds)
 void q3_answering_tell(q3_answering *a)
 {
     q3_scheduler_stats now;
+    if (a->settings.beams > 1) {
+        q3_info("%lld tokens | the best of %d beams at %.1f tok/s", (long long)a->searched, a->settings.beams,
+                rate(a->searched, a->search_seconds));
+        a->searched = 0;
+        a->search_seconds = 0;
+        return;
+    }
     const q3_scheduler_stats *was = &a->before;
     q3_scheduler_stats_of(&now, a->session.scheduler);
     int64_t cached = now.cached_tokens - was->cached_tokens, output = now.output_tokens - was->output_tokens;

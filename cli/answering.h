@@ -15,6 +15,8 @@ typedef struct q3_answering {
     int adapter;               /* that answers, -1: none */
     uint32_t n_asked;          /* answers begun, which numbers their draws */
     q3_scheduler_stats before; /* what the last q3_answering_tell knew */
+    int64_t searched;          /* tokens of answers by beam search since then, and their seconds */
+    double search_seconds;
 } q3_answering;
 
 /* Checks options, then loads. Must not move afterwards. Nothing is left to free on failure. */
