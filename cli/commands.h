@@ -71,6 +71,7 @@ typedef struct q3_command {
     X(quantize)                                                                                              \
     X(merge)                                                                                                 \
     X(quality)                                                                                               \
+    X(bench)                                                                                                 \
     X(config)                                                                                                \
     X(doctor)                                                                                                \
     X(version)                                                                                               \
