@@ -71,6 +71,8 @@ typedef struct q3_command {
     X(trace)                                                                                                 \
     X(quantize)                                                                                              \
     X(merge)                                                                                                 \
+    X(quality)                                                                                               \
+    X(bench)                                                                                                 \
     X(config)                                                                                                \
     X(doctor)                                                                                                \
     X(version)                                                                                               \

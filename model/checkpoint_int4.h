@@ -7,7 +7,7 @@
  *
  *   "quantization_config": { "group_size": 32, "modules_to_not_convert": ["lm_head"], "quant_method": "q3_int4" }
  *
- * transformers does not know the method and says so. Errors: Q3_ERR_MODEL.
+ * transformers does not know the method and refuses such weights by their shapes. Errors: Q3_ERR_MODEL.
  */
 #ifndef Q3_MODEL_CHECKPOINT_INT4_H
 #define Q3_MODEL_CHECKPOINT_INT4_H

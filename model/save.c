@@ -110,7 +110,7 @@ static void read_values(float *out, const q3_model *m, const q3_tensor *t, const
         q3_device_read(m->values->cuda, out, t->data, q3_nbytes(t));
         return;
     }
-    const q3_weight w = { .data = t->data, .dtype = t->dtype, .block = t->block, .absmax = t->absmax };
+    const q3_weight w = q3_as_weight(t);
     expand_job job = { out, &w };
     q3_parallel(q3_numel(t), 16384, expand_run, &job);
     if (adapted)

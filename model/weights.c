@@ -78,18 +78,29 @@ q3_status q3_load_options_word(q3_load_options *out, const char *word)
     return Q3_OK;
 }
 
+/* The first quantized matrix speaks for all. */
+static const q3_tensor *speaker(const q3_model *m)
+{
+    for (int i = 0; i < m->n_params; i++) {
+        const q3_tensor *t = m->params[i].tensor;
+        if (q3_is_4bit(t->dtype) || t->dtype == Q3_I8)
+            return t;
+    }
+    return m->embed;
+}
+
 const char *q3_model_weights_word(const q3_model *m)
 {
-    const q3_tensor *t = m->embed;
-    for (int i = 0; i < m->n_params; i++) // the first quantized one speaks for all
-        if (q3_is_4bit(m->params[i].tensor->dtype) || m->params[i].tensor->dtype == Q3_I8) {
-            t = m->params[i].tensor;
-            break;
-        }
+    const q3_tensor *t = speaker(m);
     for (size_t i = 1; i < sizeof weight_words / sizeof *weight_words; i++)
         if (weight_words[i].dtype == t->dtype && (t->dtype != Q3_I4 || t->block == weight_words[i].block))
             return weight_words[i].word;
     return t->dtype == Q3_F16 ? "f16" : "int4 in groups of another size";
+}
+
+q3_dtype q3_model_weights_type(const q3_model *m)
+{
+    return speaker(m)->dtype;
 }
 
 static int block_of(const q3_load_options *o)

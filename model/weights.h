@@ -42,6 +42,8 @@ q3_status q3_load_options_word(q3_load_options *out, const char *word);
 
 /* The word for what a model's weights are now, for messages and reports: "nf4", "int4-g32", "bf16" ... */
 const char *q3_model_weights_word(const q3_model *m);
+/* Their type: that of the quantized matrices, else of the embedding. */
+q3_dtype q3_model_weights_type(const q3_model *m);
 
 /* Is this module left in 16 bits by the options? transformers 5: a prefix of the module's name, or its
  * end. */
