@@ -46,8 +46,11 @@ void q3_chat_json(q3_text *out, const cJSON *value)
 /* What is on while rendering: pictures and videos are numbered over the whole conversation. */
 typedef struct state {
     q3_text *out;
-    bool add_vision_id;
+    const q3_message *messages; // [n]
+    int n;
+    bool add_vision_id, text_only;
     int n_images, n_videos;
+    int last_query; // text-only: thoughts of turns behind this message are shown
 } state;
 
 static void put_texts(q3_text *out, const q3_message *m)
@@ -79,8 +82,8 @@ static void put_part(state *s, const q3_part *part)
 
 static void put_content(state *s, const q3_message *m)
 {
-    if (m->text)
-        put(s->out, m->text);
+    if (m->text || s->text_only)
+        put_texts(s->out, m);
     else
         for (int i = 0; i < m->n_parts; i++)
             put_part(s, &m->parts[i]);
@@ -106,12 +109,9 @@ static q3_status put_tool_call(q3_text *out, const cJSON *call)
     return Q3_OK;
 }
 
-static q3_status put_assistant(q3_text *out, const q3_message *m)
+/* `separate`: something stands before the first call. */
+static q3_status put_calls(q3_text *out, const q3_message *m, bool separate)
 {
-    // content or an earlier call stands before the next one
-    bool separate = m->text ? *m->text != 0 : m->n_parts > 0;
-    put(out, "<|im_start|>assistant\n");
-    put_texts(out, m);
     const cJSON *call;
     cJSON_ArrayForEach(call, m->tool_calls)
     {
@@ -124,19 +124,116 @@ static q3_status put_assistant(q3_text *out, const q3_message *m)
     return Q3_OK;
 }
 
+static q3_status put_assistant(q3_text *out, const q3_message *m)
+{
+    put(out, "<|im_start|>assistant\n");
+    put_texts(out, m);
+    return put_calls(out, m, m->text ? *m->text != 0 : m->n_parts > 0);
+}
+
+/* ---- the text-only form: thoughts between <think> and </think> ---- */
+
+typedef struct span {
+    const char *at;
+    size_t n;
+} span;
+
+static span without_newlines(span s, bool in_front, bool behind)
+{
+    for (; in_front && s.n && *s.at == '\n'; s.n--)
+        s.at++;
+    while (behind && s.n && s.at[s.n - 1] == '\n')
+        s.n--;
+    return s;
+}
+
+/* The place behind the last `mark` before `end`, or `text`. */
+static const char *behind_last(const char *text, const char *end, const char *mark)
+{
+    size_t n = strlen(mark);
+    const char *behind = text;
+    for (const char *p = text; (p = strstr(p, mark)) && p + n <= end; p += n)
+        behind = p + n;
+    return behind;
+}
+
+static void split_thoughts(span *thoughts, span *said, const char *text)
+{
+    const char *close = strstr(text, "</think>"), *end = text + strlen(text);
+    *thoughts = (span){ text, 0 };
+    *said = (span){ text, (size_t)(end - text) };
+    if (!close)
+        return;
+    const char *open = behind_last(text, close, "<think>"), *behind = behind_last(text, end, "</think>");
+    *thoughts = without_newlines((span){ open, (size_t)(close - open) }, true, true);
+    *said = without_newlines((span){ behind, (size_t)(end - behind) }, true, false);
+}
+
+/* Thoughts are shown in the turns behind the last question: of the turn in progress, and of steps before it. */
+static q3_status put_thinking_assistant(state *s, int i, const char *text)
+{
+    const q3_message *m = &s->messages[i];
+    span thoughts, said;
+    split_thoughts(&thoughts, &said, text);
+    if (m->reasoning) {
+        thoughts = without_newlines((span){ m->reasoning, strlen(m->reasoning) }, true, true);
+        said = (span){ text, strlen(text) };
+    }
+    bool separate = said.n > 0;
+    put(s->out, "<|im_start|>assistant\n");
+    if (i > s->last_query && (i == s->n - 1 || thoughts.n)) {
+        put(s->out, "<think>\n");
+        q3_text_append(s->out, thoughts.at, thoughts.n);
+        put(s->out, "\n</think>\n\n");
+        said = without_newlines(said, true, false);
+    }
+    q3_text_append(s->out, said.at, said.n);
+    return put_calls(s->out, m, separate);
+}
+
+static q3_status put_text_assistant(state *s, int i)
+{
+    q3_text joined = { 0 };
+    if (s->messages[i].text)
+        return put_thinking_assistant(s, i, s->messages[i].text);
+    put_texts(&joined, &s->messages[i]);
+    q3_status st =
+        joined.failed ? Q3_ERR_MEMORY : put_thinking_assistant(s, i, joined.data ? joined.data : "");
+    q3_text_free(&joined);
+    return st;
+}
+
 static bool has_role(const q3_message *m, const char *role)
 {
     return strcmp(m->role, role) == 0;
 }
 
-static void put_tool(state *s, const q3_message *messages, int i, int n)
+/* What a tool has said may come in a user's turn, between these words. */
+static bool is_tool_response(const q3_message *m)
 {
-    if (i == 0 || !has_role(&messages[i - 1], "tool"))
+    static const char open[] = "<tool_response>", close[] = "</tool_response>";
+    size_t n = m->text ? strlen(m->text) : 0;
+    return n >= sizeof close - 1 && strncmp(m->text, open, sizeof open - 1) == 0 &&
+           strcmp(m->text + n - (sizeof close - 1), close) == 0;
+}
+
+static int find_last_query(const q3_message *messages, int n)
+{
+    for (int i = n - 1; i >= 0; i--)
+        if (has_role(&messages[i], "user") && !is_tool_response(&messages[i]))
+            return i;
+    return n - 1;
+}
+
+static void put_tool(state *s, int i)
+{
+    const q3_message *m = &s->messages[i];
+    if (i == 0 || !has_role(m - 1, "tool"))
         put(s->out, "<|im_start|>user");
     put(s->out, "\n<tool_response>\n");
-    put_content(s, &messages[i]);
+    put_content(s, m);
     put(s->out, "\n</tool_response>");
-    if (i + 1 == n || !has_role(&messages[i + 1], "tool"))
+    if (i + 1 == s->n || !has_role(m + 1, "tool"))
         put(s->out, "<|im_end|>\n");
 }
 
@@ -172,28 +269,43 @@ static void put_system(q3_text *out, const q3_message *first, const cJSON *tools
     put(out, "<|im_end|>\n");
 }
 
+static q3_status put_message(state *s, int i)
+{
+    const q3_message *m = &s->messages[i];
+    bool later_system = s->text_only && i > 0 && has_role(m, "system");
+    if (has_role(m, "user") || later_system) {
+        q3_text_printf(s->out, "<|im_start|>%s\n", m->role);
+        put_content(s, m);
+        put(s->out, "<|im_end|>\n");
+    } else if (has_role(m, "assistant")) {
+        return s->text_only ? put_text_assistant(s, i) : put_assistant(s->out, m);
+    } else if (has_role(m, "tool")) {
+        put_tool(s, i);
+    }
+    return Q3_OK;
+}
+
 q3_status q3_chat_render(q3_text *out, const q3_message *messages, int n, const q3_chat_options *options)
 {
     const q3_chat_options o = options ? *options : (q3_chat_options){ 0 };
-    state s = { .out = out, .add_vision_id = o.add_vision_id };
     if (n <= 0)
         return q3_fail(Q3_ERR_DATA, "the conversation has no message");
+    state s = { .out = out,
+                .messages = messages,
+                .n = n,
+                .add_vision_id = o.add_vision_id,
+                .text_only = o.text_only,
+                .last_query = find_last_query(messages, n) };
     put_system(out, &messages[0], o.tools);
     for (int i = 0; i < n; i++) {
-        if (has_role(&messages[i], "user")) {
-            put(out, "<|im_start|>user\n");
-            put_content(&s, &messages[i]);
-            put(out, "<|im_end|>\n");
-        } else if (has_role(&messages[i], "assistant")) {
-            q3_status st = put_assistant(out, &messages[i]);
-            if (st != Q3_OK)
-                return q3_wrap(st, "message %d", i);
-        } else if (has_role(&messages[i], "tool")) {
-            put_tool(&s, messages, i, n);
-        }
+        q3_status st = put_message(&s, i);
+        if (st != Q3_OK)
+            return q3_wrap(st, "message %d", i);
     }
     if (o.add_generation_prompt)
         put(out, "<|im_start|>assistant\n");
+    if (o.add_generation_prompt && o.text_only && o.no_thinking)
+        put(out, "<think>\n\n</think>\n\n");
     return out->failed ? q3_fail(Q3_ERR_MEMORY, "out of memory for the text of a conversation") : Q3_OK;
 }
 
@@ -239,8 +351,10 @@ static q3_status message_from_json(q3_message *out, q3_part **parts, const cJSON
         return q3_fail(Q3_ERR_DATA, "\"content\" must be a string or an array of items");
     if (calls && !cJSON_IsNull(calls) && !cJSON_IsArray(calls))
         return q3_fail(Q3_ERR_DATA, "\"tool_calls\" must be an array");
+    const cJSON *reasoning = cJSON_GetObjectItemCaseSensitive(message, "reasoning_content");
     *out = (q3_message){ .role = role->valuestring,
                          .parts = *parts,
+                         .reasoning = cJSON_IsString(reasoning) ? reasoning->valuestring : NULL,
                          .tool_calls = cJSON_IsArray(calls) ? calls : NULL };
     if (cJSON_IsString(content))
         out->text = content->valuestring;
@@ -289,11 +403,13 @@ void q3_chat_free(q3_chat *chat)
     *chat = (q3_chat){ 0 };
 }
 
-/* ---- is the model's template the one written out above? ---- */
+/* ---- is the model's template one of those written out above? ---- */
 
 /* SHA-256 of chat_template.jinja. */
 static const char *const known_templates[] = {
     "3636d0f0bd6bef02654cdffdc447b79cb2cef8ab02cc75267345946291a489e4", // Qwen3-VL-*-Instruct
+    "a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8", // Qwen3-0.6B ... 32B, text only
+    "87a2728cb8dc9fe424d624542f6060ec05a1d285ebbec578bb078900e33396b5", // the same before contents could be null
     "691707dd7d99426f0a02b4543f88a0265377fbb903945314a386f69cb7bae881", // assets/tiny-base: the same without tools
 };
 

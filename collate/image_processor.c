@@ -171,6 +171,20 @@ q3_status q3_vision_spec_limit(q3_vision_spec *spec, int64_t min_pixels, int64_t
     return Q3_OK;
 }
 
+q3_status q3_vision_spec_check(const q3_vision_spec *spec, const q3_vision_config *network,
+                               const char *model_dir)
+{
+    if (spec->patch == network->patch_size && spec->tpatch == network->temporal_patch_size &&
+        spec->merge == network->merge_size)
+        return Q3_OK;
+    return q3_fail(
+        Q3_ERR_MODEL,
+        "%s: patch sizes of the image processor (%d, %d, merge %d) and of config.json (%d, %d, merge %d) "
+        "differ",
+        model_dir, spec->patch, spec->tpatch, spec->merge, network->patch_size, network->temporal_patch_size,
+        network->merge_size);
+}
+
 q3_status q3_smart_resize(int *out_height, int *out_width, int height, int width, int factor,
                           int64_t min_pixels, int64_t max_pixels)
 {

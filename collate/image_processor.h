@@ -16,6 +16,7 @@
 
 #include "core/arena.h"
 #include "data/image.h"
+#include "model/config.h"
 
 #define Q3_VISION_MAX_PIXELS (INT64_C(1) << 30) /* bound of max_pixels itself: all sizes fit an int */
 
@@ -42,6 +43,10 @@ q3_status q3_vision_spec_load(q3_vision_spec *out, const char *model_dir);
 
 /* Replaces the bounds by the caller's; 0 keeps one. Error: Q3_ERR_USAGE when they cannot be met. */
 q3_status q3_vision_spec_limit(q3_vision_spec *spec, int64_t min_pixels, int64_t max_pixels);
+
+/* Image processor and network must cut alike. Error: Q3_ERR_MODEL. */
+q3_status q3_vision_spec_check(const q3_vision_spec *spec, const q3_vision_config *network,
+                               const char *model_dir);
 
 /* The size to resize to: both sides multiples of `factor`, area between the bounds, aspect ratio kept
  * roughly. Error: Q3_ERR_DATA (a side below 1, aspect ratio over 200). transformers 4.57-5.17, qwen2_vl,

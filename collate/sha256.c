@@ -1,6 +1,5 @@
 #include "collate/sha256.h"
 
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -43,22 +42,51 @@ static void sha256_block(uint32_t h[8], const unsigned char *p)
         h[i] += v[i];
 }
 
+void q3_sha256_begin(q3_sha256 *s)
+{
+    *s = (q3_sha256){ .h = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab,
+                             0x5be0cd19 } };
+}
+
+void q3_sha256_add(q3_sha256 *s, const void *data, size_t n)
+{
+    const unsigned char *p = data;
+    size_t held = (size_t)(s->n % 64);
+    s->n += n;
+    if (held) {
+        size_t more = n < 64 - held ? n : 64 - held;
+        memcpy(s->block + held, p, more);
+        p += more;
+        n -= more;
+        if (held + more < 64)
+            return;
+        sha256_block(s->h, s->block);
+    }
+    for (; n >= 64; p += 64, n -= 64)
+        sha256_block(s->h, p);
+    if (n)
+        memcpy(s->block, p, n);
+}
+
+void q3_sha256_end(unsigned char out[Q3_SHA256_BYTES], q3_sha256 *s)
+{
+    unsigned char tail[72] = { 0x80 }; // at most a whole block and the length
+    uint64_t bits = s->n * 8;
+    size_t zeros = (size_t)((119 - s->n % 64) % 64); // so that the length ends a block
+    for (int i = 0; i < 8; i++)
+        tail[1 + zeros + (size_t)i] = (unsigned char)(bits >> (56 - 8 * i));
+    q3_sha256_add(s, tail, 1 + zeros + 8);
+    for (int i = 0; i < Q3_SHA256_BYTES; i++)
+        out[i] = (unsigned char)(s->h[i / 4] >> (24 - 8 * (i % 4)));
+}
+
 void q3_sha256_hex(char out[65], const void *data, size_t n)
 {
-    uint32_t h[8] = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-                      0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19 };
-    const unsigned char *p = data;
-    unsigned char tail[128] = { 0 };
-    size_t whole = n / 64 * 64, rest = n - whole, padded = rest < 56 ? 64 : 128;
-    for (size_t i = 0; i < whole; i += 64)
-        sha256_block(h, p + i);
-    if (rest > 0)
-        memcpy(tail, p + whole, rest);
-    tail[rest] = 0x80;
-    for (int i = 0; i < 8; i++)
-        tail[padded - 1 - (size_t)i] = (unsigned char)((uint64_t)n * 8 >> (8 * i));
-    for (size_t i = 0; i < padded; i += 64)
-        sha256_block(h, tail + i);
-    for (int i = 0; i < 8; i++)
-        snprintf(out + 8 * i, 9, "%08x", (unsigned)h[i]);
+    unsigned char hash[Q3_SHA256_BYTES];
+    q3_sha256 s;
+    q3_sha256_begin(&s);
+    q3_sha256_add(&s, data, n);
+    q3_sha256_end(hash, &s);
+    for (int i = 0; i < Q3_SHA256_BYTES; i++)
+        snprintf(out + 2 * i, 3, "%02x", (unsigned)hash[i]);
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "collate/chat_template.h"
+#include "collate/chat_tokens.h"
 
 #define PREFIX "Qwen3 collate failed: "
 
@@ -50,27 +51,15 @@ static q3_status user_text(q3_text *out, const q3_sample *s)
     return out->failed ? Q3_ERR_MEMORY : Q3_OK;
 }
 
-/* A control token in the user's own text is one for the model too: placeholders without a picture, early
- * ends. Tokens that the tokenizer does not call special (<think>, <tool_call>) are ordinary text of an
- * answer. */
+static q3_chat_tokens tokens_of(const q3_collator *c)
+{
+    return (q3_chat_tokens){ c->tokenizer, c->image_id, c->video_id, c->vocab_size };
+}
+
 static q3_status check_literals(const q3_collator *c, const char *field, const char *text)
 {
-    q3_ids ids = { 0 };
-    size_t at, n = text ? strlen(text) : 0;
-    if (!n || !q3_tokenizer_find_added(c->tokenizer, text, n, &at))
-        return Q3_OK;
-    q3_status st = q3_tokenizer_encode(&ids, c->tokenizer, text, n);
-    for (size_t i = 0; st == Q3_OK && i < ids.n; i++) {
-        bool placeholder = ids.ids[i] == c->image_id || ids.ids[i] == c->video_id;
-        if (!placeholder && (c->lenient || !q3_tokenizer_is_special(c->tokenizer, ids.ids[i])))
-            continue;
-        size_t bytes;
-        const char *token = q3_tokenizer_token(&bytes, c->tokenizer, ids.ids[i]);
-        st = q3_fail(Q3_ERR_DATA, "the %s contains the control token %.*s; remove it from the data", field,
-                     (int)(bytes < 64 ? bytes : 64), token);
-    }
-    q3_ids_free(&ids);
-    return st;
+    const q3_chat_tokens tokens = tokens_of(c);
+    return q3_chat_check_text(&tokens, text, c->lenient, field, "remove it from the data");
 }
 
 static const char *system_of(const q3_collator *c, const q3_sample *s)
@@ -91,40 +80,6 @@ static q3_status render(q3_text *out, const q3_collator *c, const q3_sample *s, 
     if (target)
         m[n++] = (q3_message){ .role = "assistant", .text = target };
     return q3_chat_render(out, m, n, &(q3_chat_options){ .add_generation_prompt = !target });
-}
-
-/* The placeholder of the picture becomes as many as the picture has tokens. */
-static q3_status expand(int32_t *to, int64_t *n, const q3_ids *from, const q3_collator *c,
-                        int64_t image_tokens)
-{
-    *n = 0;
-    for (size_t i = 0; i < from->n; i++) {
-        int64_t copies = from->ids[i] == c->image_id ? image_tokens : 1;
-        if (from->ids[i] >= c->vocab_size)
-            return q3_fail(
-                Q3_ERR_DATA,
-                "token id %d is beyond the model's vocabulary of %d; do tokenizer and model belong together?",
-                (int)from->ids[i], (int)c->vocab_size);
-        for (int64_t k = 0; k < copies; k++, ++*n)
-            if (to)
-                to[*n] = from->ids[i];
-    }
-    return Q3_OK;
-}
-
-/* The ids of the rendered conversation, in the arena. */
-static q3_status tokenize(int32_t **ids, int64_t *n, q3_arena *mem, const q3_collator *c, const q3_text *text,
-                          int64_t image_tokens)
-{
-    q3_ids raw = { 0 };
-    q3_status st = q3_tokenizer_encode(&raw, c->tokenizer, text->data ? text->data : "", text->size);
-    st = st ? st : expand(NULL, n, &raw, c, image_tokens);
-    if (st == Q3_OK) {
-        *ids = Q3_NEW(mem, int32_t, *n + 1);
-        st = *ids ? expand(*ids, n, &raw, c, image_tokens) : Q3_ERR_MEMORY;
-    }
-    q3_ids_free(&raw);
-    return st;
 }
 
 static int64_t last_image_token(const q3_row *row, const q3_collator *c)
@@ -178,6 +133,7 @@ static q3_status make(q3_row *out, q3_arena *mem, const q3_collator *c, const q3
                       const q3_patches *patches, bool training, q3_text *user, q3_text *text)
 {
     int64_t image_tokens = patches ? q3_image_tokens(patches->grid, &c->vision) : 0;
+    const q3_chat_tokens tokens = tokens_of(c);
     int32_t *prompt;
     Q3_TRY(check_literals(c, "query", s->query));
     Q3_TRY(check_literals(c, "caption", s->caption));
@@ -190,7 +146,7 @@ static q3_status make(q3_row *out, q3_arena *mem, const q3_collator *c, const q3
     Q3_TRY(user_text(user, s));
     const char *said = user->data ? user->data : "";
     Q3_TRY(render(text, c, s, said, patches != NULL, NULL));
-    Q3_TRY(tokenize(&prompt, &out->prompt_n, mem, c, text, image_tokens));
+    Q3_TRY(q3_chat_tokenize(&prompt, &out->prompt_n, mem, &tokens, text, &image_tokens, patches != NULL));
     out->ids = prompt;
     out->n = out->prompt_n;
     if (patches)
@@ -199,7 +155,7 @@ static q3_status make(q3_row *out, q3_arena *mem, const q3_collator *c, const q3
         return Q3_OK;
     text->size = 0;
     Q3_TRY(render(text, c, s, said, patches != NULL, s->target));
-    Q3_TRY(tokenize(&out->ids, &out->n, mem, c, text, image_tokens));
+    Q3_TRY(q3_chat_tokenize(&out->ids, &out->n, mem, &tokens, text, &image_tokens, patches != NULL));
     out->seam =
         out->n < out->prompt_n || memcmp(out->ids, prompt, (size_t)out->prompt_n * sizeof *prompt) != 0;
     Q3_TRY(limit(out, c));

@@ -52,7 +52,8 @@ static size_t cache_bytes(const q3_generator *e, int64_t slots, int64_t fed, int
     const q3_text_config *c = &e->model->config.text;
     const size_t block = 256; // alignment and red zone
     size_t slab = sizeof(q3_tensor) + block;
-    size_t per_row = sizeof(q3_generator_row) + 2 * (sizeof(int64_t) + sizeof(q3_segment) + 2 * sizeof(int32_t));
+    size_t per_row =
+        sizeof(q3_generator_row) + 2 * (sizeof(int64_t) + sizeof(q3_segment) + 2 * sizeof(int32_t));
     return 2 * (size_t)c->layers * (slab + sizeof(q3_tensor *)) +
            (size_t)(rows + 2) * (size_t)c->vocab_size * sizeof(float) +
            (size_t)(slots + 5 * fed + rows + 1) * sizeof(int32_t) + (size_t)(rows + 1) * per_row + 32 * block;
@@ -134,7 +135,8 @@ static q3_status create_feed(feed *out, q3_generator *e, int64_t capacity)
 }
 
 /* Adds n tokens of row `row`, which come after `behind` others behind the prompt. */
-static void feed_tokens(feed *f, const q3_generator *e, int row, const int32_t *ids, int64_t n, int64_t behind)
+static void feed_tokens(feed *f, const q3_generator *e, int row, const int32_t *ids, int64_t n,
+                        int64_t behind)
 {
     const q3_generator_row *r = &e->rows[row];
     Q3_CHECK(f->n + n <= f->capacity && behind + n <= e->room, "%lld tokens behind %lld, room for %lld",
@@ -337,8 +339,8 @@ static void take(q3_answer_ids *a, q3_generator *e, feed *f, int row, float *log
 {
     const q3_generator_row *r = &e->rows[row];
     add(a, e, f, row,
-        q3_sample_next(logits, vocabulary(e), e->tokens + r->begin, r->prompt_n + a->n, &o->sampling,
-                       o->first_request + (uint32_t)row, (uint32_t)a->n, scratch),
+        q3_sample_next(logits, vocabulary(e), e->tokens + r->begin, r->prompt_n + a->n, r->prompt_n,
+                       &o->sampling, o->first_request + (uint32_t)row, (uint32_t)a->n, scratch),
         o);
 }
 
@@ -347,7 +349,9 @@ static q3_status decode(q3_answer_ids *out, q3_generator *e, const q3_generate_o
     int64_t V = vocabulary(e);
     feed now, next; // rows of this pass and of the one behind it
     // the likeliest id is found on the device, anything else on the host
-    bool here = !e->ctx->data->cuda || !q3_sample_greedy(&o->sampling) || o->sampling.repetition_penalty != 1;
+    const q3_sampling *s = &o->sampling;
+    bool here = !e->ctx->data->cuda || !q3_sample_greedy(s) || s->repetition_penalty != 1 ||
+                s->presence_penalty != 0 || s->frequency_penalty != 0;
     float *scratch = Q3_NEW(&e->cache, float, V), *first = Q3_NEW(&e->cache, float, V), *logits = NULL;
     int32_t *ids = Q3_NEW(&e->cache, int32_t, e->n_rows + 1);
     if (!scratch || !first || !ids)

@@ -16,15 +16,17 @@ typedef struct q3_session_adapter {
 } q3_session_adapter;
 
 typedef struct q3_session_options {
-    const char *model;                   /* directory */
-    const q3_session_adapter *adapters;  /* [n_adapters] */
+    const char *model;                  /* directory */
+    const q3_session_adapter *adapters; /* [n_adapters] */
     int n_adapters;
-    bool merge;          /* the first adapter is added into the weights, which must be 16 or 32 bits wide */
-    const char *weights; /* auto, f32, bf16, nf4, fp4, int8, int4, int4-g32; NULL: auto, as the directory has them */
-    const char *dtype;   /* auto, float32, bfloat16: activations; auto: float32 on the CPU, bfloat16 on CUDA */
-    const char *device;  /* auto, cpu, cuda, cuda:N; NULL: auto */
-    const char *attention; /* as model.attention; NULL: auto */
+    bool merge; /* the first adapter is added into the weights, which must be 16 or 32 bits wide */
+    /* auto, f32, bf16, nf4, fp4, int8, int4, int4-g32; NULL: auto, as the directory has them */
+    const char *weights;
+    const char *dtype;  /* auto, float32, bfloat16: activations; auto: float32 on the CPU, bfloat16 on CUDA */
+    const char *device; /* auto, cpu, cuda, cuda:N; NULL: auto */
+    const char *attention;          /* as model.attention; NULL: auto */
     int64_t min_pixels, max_pixels; /* of a picture; 0: the model's */
+    int image_width, image_height;  /* every picture gets this size; 0: the model's rule of areas */
     int64_t max_tokens;             /* of a prompt and its answer; 0: the model's */
     q3_engine_options engine;
     q3_scheduler_options scheduler;
@@ -36,7 +38,9 @@ typedef struct q3_session {
     q3_arena run, values, step; /* headers and names; parameters; activations */
     q3_ctx ctx;
     q3_model model;
-    q3_adapters adapters; /* numbered as given; -1 is the bare model */
+    /* Numbered as given, behind that of a LoRA directory given as model; -1 is the bare model. */
+    q3_adapters adapters;
+    const char *merged; /* name of the adapter that has become part of the weights; NULL: none */
     q3_tokenizer *tokenizer;
     q3_prompter prompter;
     q3_engine *engine;
@@ -47,7 +51,7 @@ typedef struct q3_session {
 q3_status q3_session_open(q3_session *out, const q3_session_options *options);
 void q3_session_close(q3_session *s); /* fine on a zeroed one */
 
-/* Number of the adapter with this name, -1 for NULL, "" or "base"; Q3_ERR_USAGE names those there are. */
+/* Number of the adapter with this name, -1 for NULL, "", "base" or the merged one; Q3_ERR_USAGE names those there are. */
 q3_status q3_session_adapter_find(int *out, const q3_session *s, const char *name);
 
 #endif

@@ -491,6 +491,29 @@ static q3_status maybe_float(float *out, const section *s, const char *key, doub
     return Q3_OK;
 }
 
+static q3_status maybe_count(int64_t *out, const section *s, const char *key)
+{
+    return get(s, key) ? need_int(out, s, key, 1, INT32_MAX) : Q3_OK;
+}
+
+/* One text or a list of them. */
+static q3_status read_stops(q3_generation_config *g, const section *s)
+{
+    const cJSON *item = get(s, "stop_strings");
+    if (!item)
+        return Q3_OK;
+    const cJSON *stop = cJSON_IsArray(item) ? item->child : item;
+    for (; stop; stop = cJSON_IsArray(item) ? stop->next : NULL) {
+        size_t n = cJSON_IsString(stop) ? strlen(stop->valuestring) : 0;
+        if (n == 0 || n >= Q3_STOP_BYTES)
+            return bad(s, "stop_strings", "must be one or more texts of 1 to %d bytes", Q3_STOP_BYTES - 1);
+        if (g->n_stops == Q3_MAX_STOPS)
+            return bad(s, "stop_strings", "has more than %d entries", Q3_MAX_STOPS);
+        memcpy(g->stops[g->n_stops++], stop->valuestring, n + 1);
+    }
+    return Q3_OK;
+}
+
 static q3_status read_generation(q3_generation_config *g, const section *s, int vocab)
 {
     Q3_TRY(read_eos(g, s, vocab));
@@ -500,6 +523,12 @@ static q3_status read_generation(q3_generation_config *g, const section *s, int 
     Q3_TRY(maybe_float(&g->temperature, s, "temperature", 0.0, 1e3));
     Q3_TRY(maybe_float(&g->top_p, s, "top_p", 0.0, 1.0));
     Q3_TRY(maybe_float(&g->repetition_penalty, s, "repetition_penalty", 1e-3, 1e3));
+    Q3_TRY(maybe_float(&g->min_p, s, "min_p", 0.0, 1.0));
+    Q3_TRY(maybe_float(&g->presence_penalty, s, "presence_penalty", -100.0, 100.0));
+    Q3_TRY(maybe_float(&g->frequency_penalty, s, "frequency_penalty", -100.0, 100.0));
+    Q3_TRY(maybe_count(&g->max_new_tokens, s, "max_new_tokens"));
+    Q3_TRY(maybe_count(&g->max_length, s, "max_length"));
+    Q3_TRY(read_stops(g, s));
     int64_t k = g->top_k;
     if (get(s, "top_k"))
         Q3_TRY(need_int(&k, s, "top_k", 0, INT32_MAX));

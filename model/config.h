@@ -13,7 +13,7 @@
 #include "core/json.h"
 #include "core/safetensors.h"
 
-enum { Q3_MAX_DEEPSTACK = 16, Q3_MAX_EOS = 16 };
+enum { Q3_MAX_DEEPSTACK = 16, Q3_MAX_EOS = 16, Q3_MAX_STOPS = 8, Q3_STOP_BYTES = 64 };
 
 /* The decoder. H = hidden_size and so on: the capitals of docs/model.md. */
 typedef struct q3_text_config {
@@ -62,11 +62,16 @@ typedef struct q3_quantization_config {
 
 typedef struct q3_generation_config {
     int n_eos;
-    int32_t eos[Q3_MAX_EOS];                      /* any of them ends an answer */
-    int32_t pad;                                  /* -1: none */
-    bool do_sample;                               /* else greedy */
-    float temperature, top_p, repetition_penalty; /* 1 means off */
-    int top_k;                                    /* 0 means off; 50 when the file does not say */
+    int32_t eos[Q3_MAX_EOS];                          /* any of them ends an answer */
+    int32_t pad;                                      /* -1: none */
+    bool do_sample;                                   /* else greedy */
+    float temperature, top_p, repetition_penalty;     /* 1 means off */
+    int top_k;                                        /* 0 means off; 50 when the file does not say */
+    float min_p, presence_penalty, frequency_penalty; /* 0 means off; the penalties as vLLM reads them */
+    int64_t max_new_tokens;                           /* of an answer; 0: the file does not say */
+    int64_t max_length;                               /* of prompt and answer; 0: the file does not say */
+    int n_stops;
+    char stops[Q3_MAX_STOPS][Q3_STOP_BYTES]; /* stop_strings: texts that end an answer */
 } q3_generation_config;
 
 typedef struct q3_model_config {

@@ -102,14 +102,7 @@ static q3_status open_collator(q3_trainer *t)
                             m->text.vocab_size));
     int64_t min = c->data.min_pixels, max = c->data.max_pixels;
     Q3_TRY(q3_vision_spec_limit(&t->collator.vision, min > 0 ? min : 0, max > 0 ? max : 0));
-    const q3_vision_config *v = &m->vision;
-    if (t->collator.vision.patch != v->patch_size || t->collator.vision.tpatch != v->temporal_patch_size ||
-        t->collator.vision.merge != v->merge_size)
-        return q3_fail(Q3_ERR_MODEL,
-                       "%s: patch sizes of the image processor (%d, %d, merge %d) and of config.json (%d, "
-                       "%d, merge %d) differ",
-                       c->model.path, t->collator.vision.patch, t->collator.vision.tpatch,
-                       t->collator.vision.merge, v->patch_size, v->temporal_patch_size, v->merge_size);
+    Q3_TRY(q3_vision_spec_check(&t->collator.vision, &m->vision, c->model.path));
     t->collator.image.max_side = (int)c->data.max_side;
     t->collator.max_length = c->collator.max_length;
     t->collator.on_overflow = (q3_overflow)c->collator.on_overflow;

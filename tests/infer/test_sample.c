@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/rng.h"
@@ -72,13 +73,204 @@ static void distributions_equal_the_reference(void **state)
         chain.top_p = settings[s].top_p;
         chain.repetition_penalty = settings[s].penalty;
         reset();
-        q3_sample_filter(logits, V, seen, N_SEEN, &chain, scratch);
+        q3_sample_filter(logits, V, seen, N_SEEN, N_SEEN, &chain, scratch);
         softmax(p, logits, V);
         for (int i = 0; i < V; i++) {
             assert_int_equal(logits[i] > -INFINITY, expected[i] > 0);
             assert_true(fabs(p[i] - expected[i]) < 2e-7);
         }
     }
+}
+
+/* See tests/golden/make_sampling_golden.py. */
+static void ties_repeated_ids_and_min_p_are_as_the_reference_has_them(void **state)
+{
+    (void)state;
+    static const struct {
+        float temperature;
+        int top_k;
+        float top_p, min_p, penalty;
+    } settings[] = { { 1, 0, 1, 0.05f, 1 },
+                     { 0.7f, 0, 1, 0.2f, 1 },
+                     { 1.5f, 20, 1, 0.02f, 1 },
+                     { 0.7f, 20, 0.8f, 0.1f, 1.05f },
+                     { 1, 0, 0.95f, 0.001f, 1.3f },
+                     { 1, 7, 1, 0, 1.2f },
+                     { 1, 0, 1, 1, 1 } };
+    q3_safetensors *file;
+    assert_int_equal(q3_safetensors_open(&file, "tests/golden/formats/sampling-ties.safetensors"), Q3_OK);
+    const q3_st_tensor *previous = q3_safetensors_find(file, "previous");
+    int32_t ids[64];
+    for (int i = 0; i < previous->shape[1]; i++)
+        ids[i] = (int32_t)((const int64_t *)previous->data)[i];
+    for (int s = 0; s < 7; s++) {
+        char name[32];
+        double p[V];
+        snprintf(name, sizeof name, "probabilities.%d", s);
+        const float *expected = q3_safetensors_find(file, name)->data;
+        q3_sampling chain = plain;
+        chain.temperature = settings[s].temperature;
+        chain.top_k = settings[s].top_k;
+        chain.top_p = settings[s].top_p;
+        chain.min_p = settings[s].min_p;
+        chain.repetition_penalty = settings[s].penalty;
+        const char *input = settings[s].top_p < 1 ? "distinct" : "logits"; // see the script
+        memcpy(logits, q3_safetensors_find(file, input)->data, sizeof logits);
+        q3_sample_filter(logits, V, ids, previous->shape[1], 5, &chain, scratch);
+        softmax(p, logits, V);
+        for (int i = 0; i < V; i++) {
+            assert_int_equal(logits[i] > -INFINITY, expected[i] > 0);
+            assert_true(fabs(p[i] - expected[i]) < 2e-7);
+        }
+    }
+    q3_safetensors_close(file);
+}
+
+static void presence_and_frequency_look_at_the_answer_alone(void **state)
+{
+    (void)state;
+    float x[5] = { 2, -2, 4, 1, 3 }, buffer[5];
+    const int32_t ids[] = { 0, 2, 2, 0, 1, 0, 0, 4, 9, -1 };
+    q3_sampling s = plain;
+    s.do_sample = false;
+    s.presence_penalty = 0.5f;
+    s.frequency_penalty = 0.25f;
+    q3_sample_penalize(x, 5, ids, 10, 3, &s, buffer);
+    const float answer_alone[5] = { 0.75f, -2.75f, 4, 1, 2.25f };
+    assert_memory_equal(x, answer_alone, sizeof x);
+    float y[5] = { 2, -2, 4, 1, 3 };
+    s.repetition_penalty = 2; // comes first
+    q3_sample_penalize(y, 5, ids, 10, 3, &s, buffer);
+    const float both[5] = { -0.25f, -4.75f, 2, 1, 0.75f };
+    assert_memory_equal(y, both, sizeof y);
+}
+
+static void penalties_and_draw_are_the_whole_chain(void **state)
+{
+    (void)state;
+    q3_sampling s = { .do_sample = true,
+                      .temperature = 1.5f,
+                      .top_k = 60,
+                      .top_p = 0.95f,
+                      .min_p = 0.01f,
+                      .repetition_penalty = 1.3f,
+                      .presence_penalty = 1,
+                      .frequency_penalty = 0.5f,
+                      .seed = 5 };
+    for (uint32_t i = 0; i < 200; i++) {
+        reset();
+        int32_t whole = q3_sample_next(logits, V, seen, N_SEEN, 4, &s, 2, i, scratch);
+        reset();
+        q3_sample_penalize(logits, V, seen, N_SEEN, 4, &s, scratch);
+        assert_int_equal(q3_sample_draw(logits, V, &s, 2, i, scratch), whole);
+        reset();
+        q3_sample_filter(logits, V, seen, N_SEEN, 4, &s, scratch);
+        assert_true(logits[whole] > -INFINITY);
+    }
+}
+
+static int by_value(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* What top-p keeps at least, by a plain walk upwards. */
+static float top_p_by_sorting(const float *x, int n, float p)
+{
+    float s[V];
+    double total = 0, dropped = 0;
+    memcpy(s, x, (size_t)n * sizeof *s);
+    qsort(s, (size_t)n, sizeof *s, by_value);
+    for (int i = 0; i < n; i++)
+        total += exp((double)s[i] - s[n - 1]);
+    int at = 0;
+    while (at < n - 1 && (dropped += exp((double)s[at] - s[n - 1])) <= (1 - (double)p) * total)
+        at++;
+    return s[at];
+}
+
+static void top_p_agrees_with_sorting(void **state)
+{
+    (void)state;
+    static const int sizes[] = { 1, 2, 7, 33, 200 };
+    for (uint32_t round = 0; round < 1000; round++) {
+        int n = sizes[round % 5];
+        const q3_random r = { 12, Q3_RANDOM_TEST, round, 0 };
+        float x[V], before[V];
+        for (int i = 0; i < n; i++) // ties in every third round
+            before[i] = x[i] = round % 3 ? (float)(3 * q3_random_normal(&r, (uint64_t)i))
+                                         : (float)q3_random_below(&r, (uint64_t)i, 6);
+        q3_sampling s = plain;
+        s.top_p = q3_random_uniform(&r, 1000);
+        float least = top_p_by_sorting(x, n, s.top_p);
+        q3_sample_filter(x, n, NULL, 0, 0, &s, scratch);
+        for (int i = 0; i < n; i++)
+            assert_int_equal(x[i] > -INFINITY, before[i] >= least);
+    }
+}
+
+static void masked_tokens_stay_masked(void **state)
+{
+    (void)state;
+    const float base[6] = { -INFINITY, 1, -INFINITY, -INFINITY, 2, -INFINITY };
+    for (int k = 0; k < 5; k++) {
+        float x[6], buffer[6];
+        memcpy(x, base, sizeof x);
+        q3_sampling s = plain;
+        s.top_k = k;
+        s.top_p = k == 3 ? 0.999f : 1;
+        s.min_p = k == 4 ? 1e-6f : 0;
+        q3_sample_filter(x, 6, NULL, 0, 0, &s, buffer);
+        assert_true(x[4] == 2 && isinf(x[0]) && isinf(x[5]));
+        assert_int_equal(x[1] > -INFINITY, k != 1);
+        int32_t id = q3_sample_draw(x, 6, &s, 0, (uint32_t)k, buffer);
+        assert_true(id == 4 || (id == 1 && k != 1));
+    }
+}
+
+static void log_probabilities_are_those_of_the_softmax(void **state)
+{
+    (void)state;
+    double p[V];
+    q3_logprob top[7];
+    float own;
+    reset();
+    logits[13] = logits[150] = 20; // a tie at the top: the lower id first
+    softmax(p, logits, V);
+    q3_logprobs(&own, top, 7, logits, V, 77);
+    assert_true(fabs(own - log(p[77])) < 1e-5);
+    assert_true(top[0].id == 13 && top[1].id == 150);
+    for (int i = 0; i < 7; i++) {
+        assert_true(fabs(top[i].logprob - log(p[top[i].id])) < 1e-5);
+        int larger = 0;
+        for (int k = 0; k < V; k++)
+            larger += logits[k] > logits[top[i].id] || (logits[k] == logits[top[i].id] && k < top[i].id);
+        assert_int_equal(larger, i);
+    }
+    q3_logprobs(&own, NULL, 0, logits, V, 13);
+    assert_true(own == top[0].logprob);
+}
+
+static void settings_in_effect_are_told(void **state)
+{
+    (void)state;
+    q3_text t = { 0 };
+    q3_sampling s = { .do_sample = true,
+                      .temperature = 0.7f,
+                      .top_k = 20,
+                      .top_p = 0.8f,
+                      .repetition_penalty = 1,
+                      .frequency_penalty = 0.5f,
+                      .seed = 42 };
+    q3_sampling_describe(&t, &s);
+    assert_string_equal(t.data, "temperature 0.7, top-k 20, top-p 0.8, frequency penalty 0.5, seed 42");
+    q3_text_free(&t);
+    t = (q3_text){ 0 };
+    s = (q3_sampling){ .temperature = 0.7f, .top_k = 20, .top_p = 0.8f, .repetition_penalty = 1.05f };
+    q3_sampling_describe(&t, &s);
+    assert_string_equal(t.data, "greedy, repetition penalty 1.05");
+    q3_text_free(&t);
 }
 
 static void a_repeated_token_is_penalized_once(void **state)
@@ -89,7 +281,7 @@ static void a_repeated_token_is_penalized_once(void **state)
     q3_sampling s = plain;
     s.do_sample = false;
     s.repetition_penalty = 2;
-    q3_sample_filter(x, 4, ids, 7, &s, buffer);
+    q3_sample_filter(x, 4, ids, 7, 7, &s, buffer);
     const float expected[4] = { 1, -4, 4, 1 };
     assert_memory_equal(x, expected, sizeof x);
 }
@@ -101,14 +293,14 @@ static void greedy_takes_the_lowest_id_on_ties_and_skips_the_warpers(void **stat
     q3_sampling s = {
         .do_sample = false, .temperature = 5, .top_k = 1, .top_p = 0.01f, .repetition_penalty = 1
     };
-    assert_int_equal(q3_sample_next(x, 5, NULL, 0, &s, 0, 0, buffer), 1);
+    assert_int_equal(q3_sample_next(x, 5, NULL, 0, 0, &s, 0, 0, buffer), 1);
     const float untouched[5] = { 1, 7, 3, 7, 7 };
     assert_memory_equal(x, untouched, sizeof x);
     s.do_sample = true;
     s.temperature = 0; // greedy too
-    assert_int_equal(q3_sample_next(x, 5, NULL, 0, &s, 0, 0, buffer), 1);
+    assert_int_equal(q3_sample_next(x, 5, NULL, 0, 0, &s, 0, 0, buffer), 1);
     s.repetition_penalty = 3;
-    assert_int_equal(q3_sample_next(x, 5, (const int32_t[]){ 1 }, 1, &s, 0, 0, buffer), 3);
+    assert_int_equal(q3_sample_next(x, 5, (const int32_t[]){ 1 }, 1, 1, &s, 0, 0, buffer), 3);
 }
 
 static int kept(const float *x, int n)
@@ -125,7 +317,7 @@ static void top_k_keeps_ties_of_the_kth(void **state)
     float x[7] = { 1, 5, 3, 3, 0, 3, 4 }, buffer[7];
     q3_sampling s = plain;
     s.top_k = 3;
-    q3_sample_filter(x, 7, NULL, 0, &s, buffer);
+    q3_sample_filter(x, 7, NULL, 0, 0, &s, buffer);
     assert_int_equal(kept(x, 7), 5);
     assert_true(isinf(x[0]) && isinf(x[4]));
 }
@@ -143,7 +335,7 @@ static void top_k_agrees_with_counting(void **state)
             before[i] = x[i] = (float)q3_random_below(&r, (uint64_t)i, 1 + (uint32_t)round / 10);
         q3_sampling s = plain;
         s.top_k = 1 + (int)q3_random_below(&r, V, (uint32_t)n + 2);
-        q3_sample_filter(x, n, NULL, 0, &s, scratch);
+        q3_sample_filter(x, n, NULL, 0, 0, &s, scratch);
         for (int i = 0; i < n; i++) {
             int larger = 0;
             for (int j = 0; j < n; j++)
@@ -167,7 +359,7 @@ static void top_p_keeps_the_token_that_crosses(void **state)
         memcpy(x, base, sizeof x);
         q3_sampling s = plain;
         s.top_p = cases[i].p;
-        q3_sample_filter(x, 4, NULL, 0, &s, buffer);
+        q3_sample_filter(x, 4, NULL, 0, 0, &s, buffer);
         assert_int_equal(kept(x, 4), cases[i].kept);
         assert_true(x[0] > -INFINITY);
     }
@@ -184,7 +376,7 @@ static void draws_follow_the_distribution(void **state)
     for (uint32_t i = 0; i < DRAWS; i++) {
         float x[5], buffer[5];
         memcpy(x, base, sizeof x);
-        counts[q3_sample_next(x, 5, NULL, 0, &s, i % 7, i / 7, buffer)]++;
+        counts[q3_sample_next(x, 5, NULL, 0, 0, &s, i % 7, i / 7, buffer)]++;
     }
     for (int i = 0; i < 5; i++) // 5 standard deviations are at most 0.0173
         assert_true(fabs((double)counts[i] / DRAWS - exp((double)base[i])) < 0.0173);
@@ -200,8 +392,8 @@ static void a_draw_depends_on_seed_request_and_position_alone(void **state)
         for (int k = 0; k < 5; k++) {
             s.seed = k == 2 ? 8 : 7;
             reset();
-            ids[k] =
-                q3_sample_next(logits, V, NULL, 0, &s, k == 3 ? i + 100 : i, k == 4 ? i + 100 : i, scratch);
+            ids[k] = q3_sample_next(logits, V, NULL, 0, 0, &s, k == 3 ? i + 100 : i, k == 4 ? i + 100 : i,
+                                    scratch);
         }
         assert_int_equal(ids[0], ids[1]);
         for (int k = 0; k < 3; k++)
@@ -219,7 +411,7 @@ static void dropped_tokens_are_never_drawn(void **state)
     s.top_k = 4;
     for (uint32_t i = 0; i < 500; i++) {
         reset();
-        int32_t id = q3_sample_next(logits, V, NULL, 0, &s, 0, i, scratch);
+        int32_t id = q3_sample_next(logits, V, NULL, 0, 0, &s, 0, i, scratch);
         assert_true(logits[id] > -INFINITY);
     }
 }
@@ -228,6 +420,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(distributions_equal_the_reference),
+        cmocka_unit_test(ties_repeated_ids_and_min_p_are_as_the_reference_has_them),
+        cmocka_unit_test(presence_and_frequency_look_at_the_answer_alone),
+        cmocka_unit_test(penalties_and_draw_are_the_whole_chain),
+        cmocka_unit_test(top_p_agrees_with_sorting),
+        cmocka_unit_test(masked_tokens_stay_masked),
+        cmocka_unit_test(log_probabilities_are_those_of_the_softmax),
+        cmocka_unit_test(settings_in_effect_are_told),
         cmocka_unit_test(a_repeated_token_is_penalized_once),
         cmocka_unit_test(greedy_takes_the_lowest_id_on_ties_and_skips_the_warpers),
         cmocka_unit_test(top_k_keeps_ties_of_the_kth),

@@ -36,7 +36,7 @@ static int32_t likeliest(const float *row, int64_t V)
     const q3_sampling greedy = { .temperature = 1, .top_p = 1, .repetition_penalty = 1 };
     float *copy = malloc((size_t)V * 4), *scratch = malloc((size_t)V * 4 + 8);
     memcpy(copy, row, (size_t)V * 4);
-    int32_t id = q3_sample_next(copy, V, NULL, 0, &greedy, 0, 0, scratch);
+    int32_t id = q3_sample_next(copy, V, NULL, 0, 0, &greedy, 0, 0, scratch);
     free(copy);
     free(scratch);
     return id;
@@ -156,9 +156,9 @@ static void check_draws(q3_cuda *cuda, const float *row, const void *raw, int64_
     rest.temperature = 1;
     for (uint32_t position = 0; position < 20; position++) {
         memcpy(copy, row, (size_t)V * 4);
-        int32_t want = q3_sample_next(copy, V, NULL, 0, &s, 3, position, scratch);
+        int32_t want = q3_sample_next(copy, V, NULL, 0, 0, &s, 3, position, scratch);
         memcpy(copy, c.value, (size_t)c.count * 4);
-        int32_t got = c.id[q3_sample_next(copy, c.count, NULL, 0, &rest, 3, position, scratch)];
+        int32_t got = c.id[q3_sample_next(copy, c.count, NULL, 0, 0, &rest, 3, position, scratch)];
         if (got != want)
             fail_msg("V %lld top-k %d position %u: token %d, from the whole row %d", (long long)V, s.top_k,
                      position, got, want);
@@ -181,7 +181,12 @@ static void draws_from_candidates_are_those_of_the_row(void **state)
         for (size_t k = 0; k < sizeof ks / sizeof *ks; k++)
             for (int dtype = Q3_F32; dtype <= Q3_BF16; dtype++) {
                 q3_sampling s = {
-                    true, k % 2 ? 0.7f : 1.3f, ks[k], dtype == Q3_F32 ? 0.8f : 1.0f, 1, 42 + i
+                    .do_sample = true,
+                    .temperature = k % 2 ? 0.7f : 1.3f,
+                    .top_k = ks[k],
+                    .top_p = dtype == Q3_F32 ? 0.8f : 1.0f,
+                    .repetition_penalty = 1,
+                    .seed = 42 + i,
                 };
                 t_fill(x, sizes[i], 2.0f, (uint32_t)(i * 10 + k));
                 for (int64_t v = 5; v < sizes[i]; v += 3) // as a mask leaves them
@@ -199,7 +204,7 @@ static void candidates_are_few_and_never_overflow(void **state)
 {
     (void)state;
     const int64_t V = 20011;
-    const q3_sampling s = { true, 0.7f, 20, 0.8f, 1, 1 };
+    const q3_sampling s = { .temperature = 0.7f, .top_k = 20 };
     q3_cuda *cuda = t_device();
     float *x = malloc((size_t)V * 4);
     t_fill(x, V, 2.0f, 8);

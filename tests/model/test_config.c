@@ -128,6 +128,18 @@ static void generation_settings_are_read(void **state)
     assert_true(g->n_eos == 2 && g->eos[0] == 7 && g->eos[1] == 305 && g->pad == 9 && g->do_sample);
     assert_true(g->temperature == 0.7f && g->top_p == 0.8f && g->top_k == 20 &&
                 g->repetition_penalty == 1.05f);
+    assert_true(g->min_p == 0 && g->presence_penalty == 0 && g->max_new_tokens == 0 && g->n_stops == 0);
+    text =
+        "{\"min_p\": 0.05, \"presence_penalty\": 1.5, \"frequency_penalty\": -0.5, \"max_new_tokens\": 128,"
+        " \"max_length\": 4096, \"stop_strings\": [\"\\n\\n\", \"END\"], \"typical_p\": null}";
+    assert_int_equal(q3_generation_config_parse(&c, text, strlen(text), "g.json"), Q3_OK);
+    assert_true(g->min_p == 0.05f && g->presence_penalty == 1.5f && g->frequency_penalty == -0.5f);
+    assert_true(g->max_new_tokens == 128 && g->max_length == 4096 && g->n_stops == 2);
+    assert_string_equal(g->stops[0], "\n\n");
+    assert_string_equal(g->stops[1], "END");
+    text = "{\"stop_strings\": \"\"}";
+    assert_int_equal(q3_generation_config_parse(&c, text, strlen(text), "g.json"), Q3_ERR_MODEL);
+    assert_non_null(strstr(q3_error(), "stop_strings must be one or more texts of 1 to 63 bytes"));
     text = "{\"eos_token_id\": [7, 320]}";
     assert_int_equal(q3_generation_config_parse(&c, text, strlen(text), "g.json"), Q3_ERR_MODEL);
     assert_non_null(strstr(q3_error(), "g.json:1:2: eos_token_id must be one or more token ids below 320"));

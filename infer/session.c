@@ -1,0 +1,310 @@
+#include "infer/session.h"
+
+#include <string.h>
+
+#include "core/file.h"
+#include "core/log.h"
+#include "kernels/kv_cache.h"
+
+#define ARENA_BYTES ((size_t)1 << 40) // reserved addresses, not memory
+
+enum { ADAPTER_CONFIG_LIMIT = 1 << 20 }; // bytes of adapter_config.json
+
+/* ---- which directories ---- */
+
+/* What the directory of a model means: itself, or the base of the adapter in it. */
+typedef struct places {
+    const char *model;
+    q3_session_adapter *adapters; // [n]
+    int n;
+} places;
+
+static q3_status base_of(const char **out, q3_arena *mem, const char *dir, const char *config)
+{
+    q3_json doc;
+    const char *base;
+    Q3_TRY(q3_status_as(q3_json_open(&doc, config, ADAPTER_CONFIG_LIMIT), Q3_ERR_MODEL));
+    q3_status st = q3_json_string(&base, &doc, doc.root, "base_model_name_or_path", "");
+    *out = st == Q3_OK ? q3_arena_strdup(mem, base) : NULL;
+    q3_json_close(&doc);
+    if (st != Q3_OK || !*out)
+        return st ? q3_status_as(st, Q3_ERR_MODEL) : Q3_ERR_MEMORY;
+    return q3_dir_exists(*out) ? Q3_OK
+                               : q3_fail(Q3_ERR_MODEL,
+                                         "%s is an adapter for \"%s\", which is no directory here; give the "
+                                         "model's with --model and the adapter's with --adapter",
+                                         dir, *out);
+}
+
+/* The last part of a path, whatever slashes it ends with. */
+static const char *name_of(q3_arena *mem, const char *path)
+{
+    char *copy = q3_arena_strdup(mem, path);
+    size_t n = copy ? strlen(copy) : 0;
+    while (n > 1 && copy[n - 1] == '/')
+        copy[--n] = 0;
+    return copy ? q3_path_base(copy) : NULL;
+}
+
+static q3_status find_places(places *out, q3_session *s, const q3_session_options *o)
+{
+    *out = (places){ .model = o->model, .adapters = Q3_NEW(&s->run, q3_session_adapter, o->n_adapters + 1) };
+    char *network = q3_path_join(o->model, "config.json");
+    char *config = q3_path_join(o->model, "adapter_config.json");
+    bool lora = network && config && !q3_file_exists(network) && q3_file_exists(config);
+    q3_status st = network && config && out->adapters && s->name ? Q3_OK : Q3_ERR_MEMORY;
+    if (st == Q3_OK && lora) {
+        st = base_of(&out->model, &s->run, o->model, config);
+        out->adapters[out->n++] = (q3_session_adapter){ .name = s->name, .dir = o->model };
+    }
+    q3_free(network);
+    q3_free(config);
+    for (int i = 0; st == Q3_OK && i < o->n_adapters; i++)
+        out->adapters[out->n++] = o->adapters[i];
+    return st;
+}
+
+/* ---- weights ---- */
+
+static const char *const weight_words[] = { "auto", "f32", "bf16", "nf4", "fp4", "int8", NULL };
+enum { WEIGHTS_AUTO, WEIGHTS_F32, WEIGHTS_BF16, WEIGHTS_NF4, WEIGHTS_FP4, WEIGHTS_INT8 };
+
+static q3_status find_word(int *out, const char *const *words, const char *word, const char *option)
+{
+    q3_text list = { 0 };
+    *out = 0;
+    for (int i = 0; words[i]; i++) {
+        if (!word || strcmp(words[i], word) == 0) {
+            *out = i;
+            q3_text_free(&list);
+            return Q3_OK;
+        }
+        q3_text_printf(&list, "%s%s", !i ? "" : words[i + 1] ? ", " : " or ", words[i]);
+    }
+    q3_status st =
+        q3_fail(Q3_ERR_USAGE, "%s is \"%.60s\"; it must be %s", option, word, list.data ? list.data : "");
+    q3_text_free(&list);
+    return st;
+}
+
+/* Matrices in f32 become bf16, those in bf16 stay. Rounded on the host, whatever the device. */
+static q3_status narrow(q3_session *s, q3_tensor *w)
+{
+    int64_t n = q3_numel(w);
+    uint16_t *data = q3_arena_alloc(&s->values, (size_t)n * sizeof *data),
+             *half = q3_malloc((size_t)n * sizeof *half);
+    float *full = q3_malloc((size_t)n * sizeof *full);
+    bool room = data && half && full;
+    if (room) {
+        q3_device_read(s->cuda, full, w->data, (size_t)n * sizeof *full);
+        for (int64_t i = 0; i < n; i++)
+            half[i] = q3_f32_to_bf16(full[i]);
+        q3_device_write(s->cuda, data, half, (size_t)n * sizeof *half);
+        w->data = data;
+        w->dtype = Q3_BF16;
+    }
+    q3_free(full);
+    q3_free(half);
+    return room ? q3_device_status(s->cuda) : Q3_ERR_MEMORY;
+}
+
+/* Asked for 16 or 32 bits: quantized files cannot give them; 16-bit values are the same in 32 bits. */
+static q3_status widen_or_narrow(q3_session *s, int kind)
+{
+    for (int i = 0; i < s->model.n_params; i++) {
+        q3_tensor *w = s->model.params[i].tensor;
+        if (w->dtype > Q3_F16)
+            return q3_fail(Q3_ERR_USAGE,
+                           "--weights is %s, and the model in the directory is quantized; leave it out",
+                           weight_words[kind]);
+        if (kind == WEIGHTS_BF16 && w->dtype == Q3_F32 && w->ndim == 2)
+            Q3_TRY(narrow(s, w));
+    }
+    return Q3_OK;
+}
+
+static q3_status open_model(q3_session *s, const char *dir, const q3_session_options *o)
+{
+    int kind;
+    Q3_TRY(find_word(&kind, weight_words, o->weights, "--weights"));
+    const q3_load_options load = { .load_in_4bit = kind == WEIGHTS_NF4 || kind == WEIGHTS_FP4,
+                                   .load_in_8bit = kind == WEIGHTS_INT8,
+                                   .code = kind == WEIGHTS_FP4 ? Q3_FP4 : Q3_NF4,
+                                   .double_quant = true,
+                                   .values = &s->values };
+    Q3_TRY(q3_model_load(&s->model, &s->run, dir, &load));
+    return kind == WEIGHTS_F32 || kind == WEIGHTS_BF16 ? widen_or_narrow(s, kind) : Q3_OK;
+}
+
+/* ---- adapters ---- */
+
+static q3_status merge(q3_session *s, const places *p)
+{
+    q3_adapters one;
+    if (p->n != 1)
+        return q3_fail(Q3_ERR_USAGE, "--merge is for one adapter, and there are %d", p->n);
+    Q3_TRY(q3_adapters_create(&one, &s->run, 1));
+    Q3_TRY(q3_adapters_load(&one, &s->model, &s->run, &s->values, p->adapters[0].name, p->adapters[0].dir));
+    s->merged = p->adapters[0].name;
+    return q3_adapter_merge(&s->model, &s->values, &one.list[0]);
+}
+
+static q3_status open_adapters(q3_session *s, const places *p, const q3_session_options *o)
+{
+    Q3_TRY(q3_adapters_create(&s->adapters, &s->run, p->n));
+    if (o->merge)
+        return merge(s, p);
+    for (int i = 0; i < p->n; i++) {
+        for (int k = 0; k < i; k++)
+            if (strcmp(p->adapters[i].name, p->adapters[k].name) == 0)
+                return q3_fail(Q3_ERR_USAGE, "two adapters are called \"%.60s\"; write --adapter NAME=DIR",
+                               p->adapters[i].name);
+        Q3_TRY(q3_adapters_load(&s->adapters, &s->model, &s->run, &s->values, p->adapters[i].name,
+                                p->adapters[i].dir));
+    }
+    return Q3_OK;
+}
+
+q3_status q3_session_adapter_find(int *out, const q3_session *s, const char *name)
+{
+    *out = -1;
+    if (!name || !*name || strcmp(name, "base") == 0 || (s->merged && strcmp(name, s->merged) == 0))
+        return Q3_OK;
+    for (int i = 0; i < s->adapters.n; i++)
+        if (strcmp(name, s->adapters.list[i].name) == 0) {
+            *out = i;
+            return Q3_OK;
+        }
+    q3_text list = { 0 };
+    for (int i = 0; i < s->adapters.n; i++)
+        q3_text_printf(&list, ", %s", s->adapters.list[i].name);
+    q3_status st = q3_fail(Q3_ERR_USAGE, "there is no adapter \"%.60s\"; there are: base%s", name,
+                           list.data ? list.data : "");
+    q3_text_free(&list);
+    return st;
+}
+
+/* ---- device, tokenizer, engine ---- */
+
+static q3_status open_ground(q3_session *s, const q3_session_options *o)
+{
+    static const char *const dtypes[] = { "auto", "float32", "bfloat16", NULL };
+    // the first four in the order of q3_attention_kind; then the names of other programs for them
+    static const char *const attentions[] = { "auto",      "cudnn", "flash",
+                                              "reference", "sdpa",  "flash_attention_2",
+                                              "naive",     NULL };
+    int dtype, attention;
+    Q3_TRY(find_word(&dtype, dtypes, o->dtype, "--dtype"));
+    Q3_TRY(find_word(&attention, attentions, o->attention, "--attn"));
+    Q3_TRY(q3_arena_create(&s->run, "run arena", ARENA_BYTES));
+    Q3_TRY(q3_device_open(&s->cuda, o->device ? o->device : "auto"));
+    if (!s->cuda && dtype == 2)
+        return q3_fail(Q3_ERR_USAGE,
+                       "--dtype is bfloat16, and the CPU computes in float32; use auto or float32");
+    Q3_TRY(q3_device_arena_create(&s->values, s->cuda, "parameters", ARENA_BYTES));
+    Q3_TRY(q3_device_arena_create(&s->step, s->cuda, "step arena", ARENA_BYTES));
+    Q3_TRY(q3_ctx_create(&s->ctx, &s->step));
+    s->ctx.dtype = s->cuda && dtype != 1 ? Q3_BF16 : Q3_F32;
+    bool naive = attention == 6;
+    q3_device_set_attention(s->cuda,
+                            naive           ? Q3_ATTENTION_REFERENCE
+                            : attention < 4 ? (q3_attention_kind)attention
+                                            : Q3_ATTENTION_AUTO,
+                            s->ctx.dtype);
+    return Q3_OK;
+}
+
+static q3_status open_prompter(q3_session *s, const char *dir, const q3_session_options *o)
+{
+    Q3_TRY(q3_tokenizer_open(&s->tokenizer, dir));
+    if (!q3_chat_template_known(dir))
+        q3_warn(
+            "%s: its chat template is none that this program writes out; the model may expect another form",
+            dir);
+    Q3_TRY(q3_prompter_init(&s->prompter, dir, s->tokenizer, &s->model.config));
+    s->prompter.max_tokens = o->max_tokens;
+    if (!s->model.config.has_vision) {
+        if (o->min_pixels || o->max_pixels || o->image_width)
+            return q3_fail(Q3_ERR_USAGE, "%s is a text-only model; leave out the options about pictures",
+                           dir);
+        return Q3_OK;
+    }
+    Q3_TRY(q3_vision_spec_limit(&s->prompter.vision, o->min_pixels, o->max_pixels));
+    return o->image_width ? q3_prompter_fix_size(&s->prompter, o->image_width, o->image_height) : Q3_OK;
+}
+
+static const char *type_name(q3_dtype dtype)
+{
+    const char *name = q3_torch_dtype_name(dtype);
+    return name ? name : dtype == Q3_I8 ? "int8" : dtype == Q3_I4 ? "int4" : dtype == Q3_NF4 ? "nf4" : "fp4";
+}
+
+/* Of one token in all layers. */
+static size_t cache_bytes(const q3_session *s, q3_dtype dtype)
+{
+    const q3_text_config *c = &s->model.config.text;
+    size_t bytes = q3_dtype_bytes(dtype, (int64_t)c->kv_heads * c->head_dim) +
+                   (size_t)q3_kv_scales(dtype, c->kv_heads, c->head_dim) * sizeof(float);
+    return 2 * (size_t)c->layers * bytes;
+}
+
+static void tell(const q3_session *s)
+{
+    int64_t text, vision, tokens = q3_engine_blocks(s->engine) * Q3_ENGINE_BLOCK;
+    const q3_engine_options *e = q3_engine_settings(s->engine);
+    const q3_model *m = &s->model;
+    q3_model_parameters(&m->config, &text, &vision);
+    q3_info("model       %s: %s parameters, weights %s (%s in memory)", s->name,
+            q3_count((uint64_t)(text + vision)),
+            type_name(m->n_projections ? m->projections[m->n_projections - 1]->w->dtype : Q3_F32),
+            q3_bytes(s->values.used));
+    if (s->merged)
+        q3_info("adapter     %s, merged into the weights", s->merged);
+    for (int i = 0; i < s->adapters.n; i++)
+        q3_info("adapter     %s", s->adapters.list[i].name);
+    q3_info("device      %s, activations in %s", q3_device_describe(s->cuda), type_name(s->ctx.dtype));
+    q3_info("cache       %lld tokens in %s (%s)", (long long)tokens, type_name(e->kv_type),
+            q3_bytes((uint64_t)tokens * cache_bytes(s, e->kv_type)));
+    if (e->window)
+        q3_warn("a token sees the last %lld tokens only; the model was not trained so", (long long)e->window);
+}
+
+static q3_status open_all(q3_session *s, const q3_session_options *o)
+{
+    places p;
+    Q3_TRY(open_ground(s, o));
+    s->name = name_of(&s->run, o->model);
+    Q3_TRY(find_places(&p, s, o));
+    Q3_TRY(open_model(s, p.model, o));
+    Q3_TRY(open_adapters(s, &p, o));
+    Q3_TRY(open_prompter(s, p.model, o));
+    Q3_TRY(q3_engine_create(&s->engine, &s->model, &s->ctx, &s->adapters, &o->engine));
+    Q3_TRY(q3_scheduler_create(&s->scheduler, s->engine, &o->scheduler));
+    tell(s);
+    return Q3_OK;
+}
+
+q3_status q3_session_open(q3_session *out, const q3_session_options *options)
+{
+    *out = (q3_session){ 0 };
+    if (!options->model)
+        return q3_fail(Q3_ERR_USAGE, "no model is given; use --model DIR");
+    q3_status st = open_all(out, options);
+    if (st != Q3_OK)
+        q3_session_close(out);
+    return st;
+}
+
+void q3_session_close(q3_session *s)
+{
+    q3_scheduler_destroy(s->scheduler);
+    q3_engine_destroy(s->engine);
+    q3_tokenizer_close(s->tokenizer);
+    q3_model_close(&s->model);
+    q3_ctx_destroy(&s->ctx);
+    q3_arena_destroy(&s->step);
+    q3_arena_destroy(&s->values);
+    q3_arena_destroy(&s->run);
+    q3_device_close(s->cuda);
+    *s = (q3_session){ 0 };
+}
