@@ -12,6 +12,7 @@
 #ifndef Q3_INFER_GENERATOR_H
 #define Q3_INFER_GENERATOR_H
 
+#include "infer/engine.h"
 #include "infer/replay.h"
 #include "infer/sample.h"
 #include "model/qwen3vl.h"
@@ -63,13 +64,6 @@ typedef struct q3_generate_options {
  * finite). */
 q3_status q3_generate(q3_answer_ids *out, q3_generator *e, const q3_generate_options *options);
 
-/* A continuation to be weighed: these ids, and behind them any one of `any` (n_any 0: the ids alone). */
-typedef struct q3_choice {
-    const int32_t *ids; /* [n], 1 <= n <= the engine's room */
-    int64_t n;
-    const int32_t *any; /* [n_any] distinct ids */
-    int64_t n_any;
-} q3_choice;
 
 /* log p(choice | prompt) for every prompt of q3_generator_begin: out[B, n_choices]. What all choices begin
  * with is run once. Errors: Q3_ERR_MEMORY, Q3_ERR_FAIL (logits not finite). */

@@ -36,12 +36,13 @@ struct segment_rows {
 };
 
 struct paged_rows {
-    const int32_t *tables, *lengths;
+    const int32_t *tables, *lengths, *begins;
     int max_blocks, block;
 
     __device__ __forceinline__ decode_row at(int64_t r) const
     {
-        decode_row row = { r, 0, tables + r * max_blocks, lengths[r] };
+        decode_row row = { begins[r + 1] > begins[r] ? begins[r] : -1, 0, tables + r * max_blocks,
+                           lengths[r] };
         return row;
     }
     __device__ __forceinline__ int64_t key(const decode_row &row, int j) const
@@ -302,9 +303,13 @@ void q3_attention_decode(const q3_attention_args *a, q3_cuda *cuda)
 
 extern "C" void q3_attention_paged_cuda(const q3_attention_paged_args *a, q3_cuda *cuda)
 {
-    const paged_rows rows = { a->tables, a->lengths, a->max_blocks, a->block };
-    const decode_arrays arrays = { a->o, NULL, a->q, a->k, a->v };
-    if (!whole_pieces(a->head_size, a->dtype, a->q, a->k, a->v))
+    const paged_rows rows = { a->tables, a->lengths, a->begins, a->max_blocks, a->block };
+    const decode_arrays arrays = { a->o, NULL, a->q, a->k.data, a->v.data };
+    if (a->k.dtype != a->dtype || a->v.dtype != a->dtype || a->window || a->most_queries > 1)
+        return q3_cuda_fail(
+            cuda,
+            "paged attention on a CUDA device takes single queries, no window, and a cache of their type");
+    if (!whole_pieces(a->head_size, a->dtype, a->q, a->k.data, a->v.data))
         return q3_cuda_fail(
             cuda,
             "paged attention on a CUDA device takes heads of whole 16-byte pieces up to %d elements, "

@@ -4,9 +4,17 @@
 
 #include "kernels/attention.h"
 
-static double at(const q3_attention_paged_args *a, const void *x, int64_t i)
+/* One head of one query, and the tokens [first, end) that it sees. */
+typedef struct query {
+    int64_t at; // first element in q and o
+    int64_t row;
+    int kv;
+    int64_t first, end;
+} query;
+
+static double query_value(const q3_attention_paged_args *a, int64_t i)
 {
-    return a->dtype == Q3_BF16 ? q3_bf16_to_f32(((const uint16_t *)x)[i]) : ((const float *)x)[i];
+    return a->dtype == Q3_BF16 ? q3_bf16_to_f32(((const uint16_t *)a->q)[i]) : ((const float *)a->q)[i];
 }
 
 static void put(const q3_attention_paged_args *a, int64_t i, double x)
@@ -17,41 +25,58 @@ static void put(const q3_attention_paged_args *a, int64_t i, double x)
         ((float *)a->o)[i] = (float)x;
 }
 
-/* First element of key j of row r, as key head kv has it. */
-static int64_t key_at(const q3_attention_paged_args *a, int64_t r, int j, int kv)
+/* First element of token j. */
+static int64_t key_at(const q3_attention_paged_args *a, const query *x, int64_t j)
 {
-    int64_t key = (int64_t)a->tables[r * a->max_blocks + j / a->block] * a->block + j % a->block;
-    return (key * a->kv_heads + kv) * a->head_size;
+    int64_t key = (int64_t)a->tables[x->row * a->max_blocks + j / a->block] * a->block + j % a->block;
+    return (key * a->kv_heads + x->kv) * a->head_size;
 }
 
-static double score(const q3_attention_paged_args *a, int64_t q, int64_t k)
+static double score(const q3_attention_paged_args *a, const query *x, int64_t j)
 {
     double sum = 0;
+    int64_t k = key_at(a, x, j);
     for (int c = 0; c < a->head_size; c++)
-        sum += at(a, a->q, q + c) * at(a, a->k, k + c);
+        sum += query_value(a, x->at + c) * q3_kv_value(&a->k, k + c, a->head_size);
     return a->scale * sum;
 }
 
-static void one_head(const q3_attention_paged_args *a, int64_t r, int h)
+static void one_query(const q3_attention_paged_args *a, const query *x)
 {
     double o[Q3_ATTENTION_MAX_D] = { 0 }, largest = -INFINITY, sum = 0;
-    int64_t q = (r * a->heads + h) * a->head_size;
-    int kv = h / (a->heads / a->kv_heads);
-    for (int j = 0; j < a->lengths[r]; j++)
-        largest = fmax(largest, score(a, q, key_at(a, r, j, kv)));
-    for (int j = 0; j < a->lengths[r]; j++) {
-        double w = exp(score(a, q, key_at(a, r, j, kv)) - largest);
+    for (int64_t j = x->first; j < x->end; j++)
+        largest = fmax(largest, score(a, x, j));
+    for (int64_t j = x->first; j < x->end; j++) {
+        double w = exp(score(a, x, j) - largest);
+        int64_t v = key_at(a, x, j);
         sum += w;
         for (int c = 0; c < a->head_size; c++)
-            o[c] += w * at(a, a->v, key_at(a, r, j, kv) + c);
+            o[c] += w * q3_kv_value(&a->v, v + c, a->head_size);
     }
     for (int c = 0; c < a->head_size; c++)
-        put(a, q + c, sum > 0 ? o[c] / sum : 0);
+        put(a, x->at + c, sum > 0 ? o[c] / sum : 0);
+}
+
+/* Items are the heads of the queries. */
+static void some_queries(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const q3_attention_paged_args *a = arg;
+    int64_t r = 0;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t t = i / a->heads;
+        while (a->begins[r + 1] <= t)
+            r++;
+        int64_t sees = a->lengths[r] - a->begins[r + 1] + t + 1;
+        int64_t first = a->window && sees > a->window ? sees - a->window : 0;
+        query x = { i * a->head_size, r, (int)(i % a->heads) / (a->heads / a->kv_heads), first, sees };
+        one_query(a, &x);
+    }
 }
 
 void q3_attention_paged_cpu(const q3_attention_paged_args *a)
 {
-    for (int64_t r = 0; r < a->rows; r++)
-        for (int h = 0; h < a->heads; h++)
-            one_head(a, r, h);
+    q3_attention_paged_args copy = *a;
+    if (a->rows > 0)
+        q3_parallel((int64_t)a->begins[a->rows] * a->heads, 1, some_queries, &copy);
 }

@@ -1,39 +1,51 @@
-/* kernels/attention_paged.h - attention of single queries to keys and values that lie in blocks of a shared slab
- * (Kwon et al., arXiv:2309.06180): decoding.
+/* kernels/attention_paged.h - causal attention of new queries to keys and values that lie in blocks of a shared
+ * slab (Kwon et al., arXiv:2309.06180): decoding, and chunks of prompts.
  *
- *   o_r = sum_j softmax_j(scale q_r.k_j) v_j      j in [0, lengths_r), at row tables[r][j / block] block + j % block
+ *   o_i = sum_j softmax_j(scale q_i.k_j) v_j      j at row tables[r][j / block] block + j % block
  *
- * Row r is one sequence's newest query; it sees all its keys. lengths_r = 0: o_r is zero and the table is not read. On
- * the device lengths and tables are read by the kernels, and the launch depends on rows and max_blocks alone, so that
- * a recording (q3_cuda_record_begin) can be replayed as sequences grow.
+ * Row r is one sequence: queries begins[r] .. begins[r + 1], the last of which is token lengths_r - 1; query i sees the
+ * tokens up to its own, and with a window the last `window` of these. lengths_r = 0: no queries. On the device lengths
+ * and tables are read by the kernels, and for single queries (most_queries 1) the launch depends on rows and max_blocks
+ * alone, so that a recording (q3_cuda_record_begin) can be replayed as sequences grow.
  *
- * Cost: keys and values once for each group of up to 4 query heads. Bandwidth-bound.
+ * The bits of a query's output depend on its own sequence alone, not on how its tokens are cut into passes: keys are
+ * taken in runs that begin at multiples of a fixed number.
+ *
+ * Cost: keys and values once for each group of query heads and block of queries. Bandwidth-bound for single queries.
  */
 #ifndef Q3_KERNELS_ATTENTION_PAGED_H
 #define Q3_KERNELS_ATTENTION_PAGED_H
 
 #include <stdint.h>
 
-#include "kernels/cuda.h"
-#include "kernels/dtype.h"
+#include "kernels/cpu.h"
+#include "kernels/kv_cache.h"
+#include "kernels/pool.h"
 
 typedef struct q3_attention_paged_args {
-    void *o;                /* [rows, heads D] */
-    const void *q;          /* [rows, heads D] */
-    const void *k, *v;      /* [n_blocks block, kv_heads D] */
-    const int32_t *tables;  /* [rows, max_blocks]: the blocks of each sequence in order */
-    const int32_t *lengths; /* [rows], at most max_blocks block */
+    void *o;               /* [T, heads D] */
+    const void *q;         /* [T, heads D] */
+    q3_kv_slab k, v;       /* [n_blocks block, kv_heads D] */
+    const int32_t *tables; /* [rows, max_blocks]: the blocks of each sequence in order */
+    const int32_t
+        *lengths; /* [rows]: tokens of the sequence, the new ones included; at most max_blocks block */
+    const int32_t *begins; /* [rows + 1]: where the queries of each begin */
     int64_t rows;
+    int64_t most_queries;  /* of a row */
     int max_blocks, block; /* block: keys in one */
     int heads, kv_heads, head_size;
+    int64_t window; /* tokens that a query sees, itself included; 0: all */
     float scale;
-    q3_dtype dtype; /* of o, q, k, v: F32, BF16 */
+    q3_dtype dtype; /* of o and q: F32, BF16 */
 } q3_attention_paged_args;
 
-/* double accumulators; the oracle of the device's. */
+/* double accumulators; the oracle of the others. Fast levels: f32 activations. */
 void q3_attention_paged_cpu(const q3_attention_paged_args *a);
 
-/* On the device; see kernels/cuda.h. Head sizes up to 256 whose rows are whole pieces of 16 bytes. */
+Q3_DECLARE_SIMD(q3_attention_paged, q3_attention_paged_args);
+
+/* On the device; see kernels/cuda.h. Head sizes up to 256 whose rows are whole pieces of 16 bytes. Rows with more than
+ * one query are served as well, by whatever is fast. */
 void q3_attention_paged_cuda(const q3_attention_paged_args *a, q3_cuda *cuda);
 
 #endif

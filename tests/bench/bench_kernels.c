@@ -345,10 +345,11 @@ static void paged(bench *b, const char *name, int64_t rows)
                   q = rows * b->s.heads * b->s.head_dim;
     q3_attention_paged_args a = { .o = take(b, 2 * q),
                                   .q = take(b, 2 * q),
-                                  .k = take(b, 2 * rows * length * width),
-                                  .v = take(b, 2 * rows * length * width),
+                                  .k = { take(b, 2 * rows * length * width), NULL, Q3_BF16 },
+                                  .v = { take(b, 2 * rows * length * width), NULL, Q3_BF16 },
                                   .tables = take_indices(b, rows * pages, rows * pages),
                                   .rows = rows,
+                                  .most_queries = 1,
                                   .max_blocks = (int)pages,
                                   .block = PAGE,
                                   .heads = (int)b->s.heads,
@@ -356,12 +357,12 @@ static void paged(bench *b, const char *name, int64_t rows)
                                   .head_size = (int)b->s.head_dim,
                                   .scale = 1 / sqrtf((float)b->s.head_dim),
                                   .dtype = Q3_BF16 };
-    int32_t lengths[64], *device = take(b, rows * 4);
-    for (int64_t i = 0; i < rows; i++)
-        lengths[i] = (int32_t)length;
+    int32_t host[2 * 64 + 1], *device = take(b, (2 * rows + 1) * 4); // lengths, begins
+    for (int64_t i = 0; i <= rows; i++)
+        host[i] = (int32_t)length, host[rows + i] = (int32_t)i;
     if (device)
-        q3_device_write(b->cuda, device, lengths, (size_t)rows * sizeof *lengths);
-    a.lengths = device;
+        q3_device_write(b->cuda, device, host, (size_t)(2 * rows + 1) * sizeof *host);
+    a.lengths = device, a.begins = device + rows;
     measure(b, name, work_attention_paged, &a, 4 * (double)(rows * length * width),
             4 * (double)q * (double)length);
 }

@@ -437,7 +437,7 @@ static void compare_paged(int index, q3_dtype dtype, double tolerance)
 {
     int heads = slabs[index].heads, kv = slabs[index].kv_heads, D = slabs[index].D;
     int block = slabs[index].block, most = slabs[index].max_blocks, blocks = SEQUENCES * most + 1;
-    int64_t n = (int64_t)SEQUENCES * heads * D, m = (int64_t)blocks * block * kv * D;
+    int64_t n = (int64_t)(SEQUENCES - 1) * heads * D, m = (int64_t)blocks * block * kv * D;
     int32_t tables[SEQUENCES * 70], lengths[SEQUENCES] = { most * block, 0, 1, most * block - block / 2 - 1 };
     state = 5 + (uint32_t)index;
     float *q = numbers(n, dtype), *k = numbers(m, dtype), *v = numbers(m, dtype);
@@ -448,19 +448,37 @@ static void compare_paged(int index, q3_dtype dtype, double tolerance)
     for (int r = 0; r < SEQUENCES; r++)
         for (int i = 0; i < most; i++)
             tables[r * most + i] = i * block < lengths[r] ? blocks - 1 - (i * SEQUENCES + r) : INT32_MAX;
-    q3_attention_paged_args a = {
-        want, q, k, v, tables, lengths, SEQUENCES, most, block, heads, kv, D, 2 / sqrtf((float)D), Q3_F32
-    };
+    const int32_t begins[SEQUENCES + 1] = { 0, 1, 1, 2, 3 };
+    q3_attention_paged_args a = { .o = want,
+                                  .q = q,
+                                  .k = { k, NULL, Q3_F32 },
+                                  .v = { v, NULL, Q3_F32 },
+                                  .tables = tables,
+                                  .lengths = lengths,
+                                  .begins = begins,
+                                  .rows = SEQUENCES,
+                                  .most_queries = 1,
+                                  .max_blocks = most,
+                                  .block = block,
+                                  .heads = heads,
+                                  .kv_heads = kv,
+                                  .head_size = D,
+                                  .scale = 2 / sqrtf((float)D) };
     q3_attention_paged_cpu(&a);
-    void *held[] = { put(q, n, dtype), put(k, m, dtype), put(v, m, dtype),
-                     put(tables, SEQUENCES * most, Q3_I32), put(lengths, SEQUENCES, Q3_I32) };
-    a.q = held[0], a.k = held[1], a.v = held[2], a.tables = held[3], a.lengths = held[4];
+    void *held[] = { put(q, n, dtype),
+                     put(k, m, dtype),
+                     put(v, m, dtype),
+                     put(tables, SEQUENCES * most, Q3_I32),
+                     put(lengths, SEQUENCES, Q3_I32),
+                     put(begins, SEQUENCES + 1, Q3_I32) };
+    a.q = held[0], a.k.data = held[1], a.v.data = held[2], a.tables = held[3], a.lengths = held[4];
+    a.begins = held[5], a.k.dtype = a.v.dtype = dtype;
     a.o = put(nan, n, dtype), a.dtype = dtype;
     q3_attention_paged_cuda(&a, cuda);
     float *got = take(a.o, n, dtype);
     no_failure();
     near("paged o", index, (int)dtype, got, want, n, tolerance);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 6; i++)
         q3_cuda_free(cuda, held[i]);
     free(q), free(k), free(v), free(want), free(nan), free(got);
 }
