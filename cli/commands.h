@@ -27,13 +27,24 @@ typedef struct q3_option {
     const char *bare;    /* value of an OPTIONAL option without one */
     const char *key;     /* config key that the option sets; NULL: none */
     const char *help;
+    const char *alias; /* a second name; NULL: none */
+    bool repeats;      /* may be given several times: q3_options_nth */
 } q3_option;
+
+/* Options that some commands share, under a heading of their own in the help. */
+typedef struct q3_option_list {
+    const char *heading;
+    const q3_option *options;
+    int n;
+} q3_option_list;
 
 /* Groups of options that several commands share. */
 enum {
     Q3_COMMAND_CONFIG = 1, /* --config FILE, --set KEY=VALUE, key.sub=value, ~key.sub, --key.sub value */
     Q3_COMMAND_ENGINE = 2, /* --threads, --cpu-level, --device */
 };
+
+enum { Q3_COMMAND_LISTS = 4 };
 
 typedef struct q3_command {
     const char *name;
@@ -42,8 +53,9 @@ typedef struct q3_command {
     const char *example; /* what follows "qwen3-sft " in an example */
     const q3_option *options;
     int n_options;
-    int groups;    /* Q3_COMMAND_... */
-    int max_words; /* words that are neither options nor overrides */
+    const q3_option_list *lists[Q3_COMMAND_LISTS]; /* up to the first NULL */
+    int groups;                                    /* Q3_COMMAND_... */
+    int max_words;                                 /* words that are neither options nor overrides */
     q3_status (*run)(const q3_options *o);
 } q3_command;
 
@@ -51,6 +63,8 @@ typedef struct q3_command {
 #define Q3_COMMANDS(X)                                                                                       \
     X(train)                                                                                                 \
     X(eval)                                                                                                  \
+    X(generate)                                                                                              \
+    X(chat)                                                                                                  \
     X(tokenize)                                                                                              \
     X(trace)                                                                                                 \
     X(quantize)                                                                                              \

@@ -44,6 +44,12 @@ static const q3_option common_options[] = {
     { .name = "help", .letter = 'h', .kind = Q3_OPTION_FLAG, .help = "show this help" },
 };
 
+/* One value of an option that may be given several times. */
+struct q3_repeat {
+    int index; // in the table
+    const char *value;
+};
+
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
 static void add_options(q3_options *o, const q3_option *options, int n)
@@ -59,6 +65,8 @@ static void fill_table(q3_options *o, const q3_command *command)
     if (command->groups & Q3_COMMAND_CONFIG)
         add_options(o, config_options, COUNT(config_options));
     add_options(o, command->options, command->n_options);
+    for (int i = 0; i < Q3_COMMAND_LISTS && command->lists[i]; i++)
+        add_options(o, command->lists[i]->options, command->lists[i]->n);
     if (command->groups & Q3_COMMAND_ENGINE)
         add_options(o, engine_options, COUNT(engine_options));
     add_options(o, common_options, COUNT(common_options));
@@ -67,7 +75,8 @@ static void fill_table(q3_options *o, const q3_command *command)
 static int find_option(const q3_options *o, const char *name)
 {
     for (int i = 0; i < o->n_table; i++)
-        if (strcmp(o->table[i]->name, name) == 0)
+        if (strcmp(o->table[i]->name, name) == 0 ||
+            (o->table[i]->alias && strcmp(o->table[i]->alias, name) == 0))
             return i;
     return -1;
 }
@@ -87,10 +96,14 @@ typedef struct cursor {
 
 static q3_status unknown_option(const q3_options *o, const char *name)
 {
-    const char *names[Q3_OPTIONS_MAX], *command = o->command->name;
-    for (int i = 0; i < o->n_table; i++)
-        names[i] = o->table[i]->name;
-    const char *nearest = q3_nearest(name, names, (size_t)o->n_table);
+    const char *names[2 * Q3_OPTIONS_MAX], *command = o->command->name;
+    int n = 0;
+    for (int i = 0; i < o->n_table; i++) {
+        names[n++] = o->table[i]->name;
+        if (o->table[i]->alias)
+            names[n++] = o->table[i]->alias;
+    }
+    const char *nearest = q3_nearest(name, names, (size_t)n);
     if (nearest)
         return q3_fail(Q3_ERR_USAGE, "unknown option --%.60s; did you mean --%s? (see qwen3-sft %s --help)",
                        name, nearest, command);
@@ -158,6 +171,8 @@ static q3_status read_option(cursor *c, int index, const char *value)
     if (option == &config_options[1])
         return add_override(c->o, value);
     c->o->values[index] = value ? value : "";
+    if (option->repeats)
+        c->o->repeats[c->o->n_repeats++] = (struct q3_repeat){ index, value };
     return Q3_OK;
 }
 
@@ -221,10 +236,11 @@ q3_status q3_options_parse(q3_options *out, const q3_command *command, int argc,
     fill_table(out, command);
     Q3_TRY(q3_arena_create(&out->mem, "command line", 64u << 20));
     out->words = Q3_NEW(&out->mem, const char *, argc + 1);
+    out->repeats = Q3_NEW(&out->mem, struct q3_repeat, argc + 1);
     out->overrides = Q3_NEW(&out->mem, const char *, argc + 1);
     out->settings = Q3_NEW(&out->mem, const char *, argc + 1);
     cursor c = { .o = out, .argv = argv, .argc = argc };
-    q3_status st = out->words && out->overrides && out->settings ? read_all(&c) : full();
+    q3_status st = out->words && out->repeats && out->overrides && out->settings ? read_all(&c) : full();
     if (st != Q3_OK)
         q3_options_free(out);
     return st;
@@ -252,6 +268,17 @@ bool q3_options_given(const q3_options *o, const char *name)
     return o->values[i] != NULL;
 }
 
+const char *q3_options_nth(const q3_options *o, const char *name, int i)
+{
+    int index = find_option(o, name);
+    Q3_CHECK(index >= 0 && o->table[index]->repeats, "%s has no repeatable option --%s", o->command->name,
+             name);
+    for (int k = 0; k < o->n_repeats; k++)
+        if (o->repeats[k].index == index && i-- == 0)
+            return o->repeats[k].value;
+    return NULL;
+}
+
 q3_status q3_options_need(const char **out, const q3_options *o, const char *name)
 {
     *out = q3_options_get(o, name);
@@ -274,6 +301,22 @@ q3_status q3_options_int(int64_t *out, const q3_options *o, const char *name, in
     if (end == text || *end || errno || value < min || value > max)
         return q3_fail(Q3_ERR_USAGE, "--%s is \"%.60s\"; it must be an integer from %lld to %lld", name, text,
                        (long long)min, (long long)max);
+    *out = value;
+    return Q3_OK;
+}
+
+q3_status q3_options_float(double *out, const q3_options *o, const char *name, double def, double min,
+                           double max)
+{
+    const char *text = q3_options_get(o, name);
+    *out = def;
+    if (!text)
+        return Q3_OK;
+    char *end;
+    double value = strtod(text, &end);
+    if (end == text || *end || !(value >= min && value <= max))
+        return q3_fail(Q3_ERR_USAGE, "--%s is \"%.60s\"; it must be a number from %g to %g", name, text, min,
+                       max);
     *out = value;
     return Q3_OK;
 }
@@ -348,7 +391,8 @@ q3_status q3_options_start(const q3_options *o)
     if (!q3_device_is_name(device))
         return q3_fail(Q3_ERR_USAGE, "--device is \"%.60s\"; it must be auto, cpu, cuda or cuda:N", device);
     if (strncmp(device, "cuda", 4) == 0 && !q3_device_built())
-        return q3_fail(Q3_ERR_USAGE, "--device is \"%.60s\"; this build has no CUDA: use auto or cpu", device);
+        return q3_fail(Q3_ERR_USAGE, "--device is \"%.60s\"; this build has no CUDA: use auto or cpu",
+                       device);
     Q3_TRY(q3_options_int(&threads, o, "threads", 0, 0, 256));
     Q3_TRY(set_level(q3_options_get(o, "cpu-level")));
     q3_pool_start((int)threads);
@@ -376,9 +420,24 @@ static void help_line(q3_text *out, const q3_option *option)
     else if (option->kind == Q3_OPTION_OPTIONAL)
         snprintf(left + n, sizeof left - (size_t)n, " [%s]", option->value);
     q3_text_printf(out, "%-*s %s", HELP_COLUMN, left, option->help);
+    if (option->repeats)
+        q3_text_printf(out, "; may be repeated");
+    if (option->alias)
+        q3_text_printf(out, "; also --%s", option->alias);
     if (option->initial)
         q3_text_printf(out, " (default: %s)", option->initial);
     q3_text_append(out, "\n", 1);
+}
+
+/* Above the first option of a list; above what stands behind the last list. */
+static void help_heading(q3_text *out, const q3_command *command, const q3_option *option)
+{
+    for (int i = 0; i < Q3_COMMAND_LISTS && command->lists[i]; i++)
+        if (option == command->lists[i]->options)
+            q3_text_printf(out, "\n%s:\n", command->lists[i]->heading);
+    const q3_option *behind = command->groups & Q3_COMMAND_ENGINE ? engine_options : common_options;
+    if (command->lists[0] && option == behind)
+        q3_text_printf(out, "\nprogram:\n");
 }
 
 void q3_options_help(q3_text *out, const q3_command *command)
@@ -387,8 +446,10 @@ void q3_options_help(q3_text *out, const q3_command *command)
     fill_table(&o, command);
     q3_text_printf(out, "usage: qwen3-sft %s%s%s\n\n%s\n\noptions:\n", command->name,
                    *command->usage ? " " : "", command->usage, command->summary);
-    for (int i = 0; i < o.n_table; i++)
+    for (int i = 0; i < o.n_table; i++) {
+        help_heading(out, command, o.table[i]);
         help_line(out, o.table[i]);
+    }
     if (command->groups & Q3_COMMAND_CONFIG)
         q3_text_printf(out, "%-*s %s\n", HELP_COLUMN, "  key.sub=value, ~key.sub",
                        "override a setting; take one back to its default");

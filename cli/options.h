@@ -12,14 +12,17 @@
 #include "core/json.h"
 #include "train/config.h"
 
-enum { Q3_OPTIONS_MAX = 32 };
+enum { Q3_OPTIONS_MAX = 96 };
 
 struct q3_options {
     const q3_command *command;
-    const q3_option *table[Q3_OPTIONS_MAX]; /* the command's options, those of its groups, the common ones */
+    const q3_option
+        *table[Q3_OPTIONS_MAX]; /* the command's options, those of its lists and groups, the common ones */
     int n_table;
     const char *values[Q3_OPTIONS_MAX]; /* as given, "" for a flag; NULL when not given */
-    const char **words;                 /* neither options nor overrides */
+    struct q3_repeat *repeats; /* [n_repeats]: values of options that may be given several times, in order */
+    int n_repeats;
+    const char **words; /* neither options nor overrides */
     int n_words;
     const char **overrides; /* key.sub=value and ~key.sub, in order */
     int n_overrides;
@@ -36,12 +39,19 @@ void q3_options_free(q3_options *o);
 const char *q3_options_get(const q3_options *o, const char *name);
 bool q3_options_given(const q3_options *o, const char *name);
 
+/* The i-th value of an option that may be given several times; NULL behind the last. */
+const char *q3_options_nth(const q3_options *o, const char *name, int i);
+
 /* The value of an option without which the command cannot run. */
 q3_status q3_options_need(const char **out, const q3_options *o, const char *name);
 
 /* The value as an integer from `min` to `max`; `def` when the option has no value. */
 q3_status q3_options_int(int64_t *out, const q3_options *o, const char *name, int64_t def, int64_t min,
                          int64_t max);
+
+/* The same for numbers with a fraction. */
+q3_status q3_options_float(double *out, const q3_options *o, const char *name, double def, double min,
+                           double max);
 
 /* Index of the value in `words`, which end with NULL; `def` when the option has no value. */
 q3_status q3_options_choice(int *out, const q3_options *o, const char *name, int def,
