@@ -180,8 +180,13 @@ static void output_gradients(tracer *t)
     for (int i = 0; t->grads && i < t->trainable.n_slots; i++) {
         const q3_trainable_slot *s = &t->trainable.slots[i];
         const char *name = strncmp(s->name, peft, sizeof peft - 1) == 0 ? s->name + sizeof peft - 1 : s->name;
+        const char *saved = q3_saved_name(&t->run, &t->model.config, name);
         char full[300];
-        snprintf(full, sizeof full, "grad.%s", name);
+        if (!saved) {
+            t->status = Q3_ERR_MEMORY;
+            return;
+        }
+        snprintf(full, sizeof full, "grad.%s", saved);
         float *grad = Q3_NEW(&t->run, float, s->n);
         if (grad)
             q3_device_read(t->cuda, grad, t->grads + s->offset, (size_t)s->n * sizeof *grad);

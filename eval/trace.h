@@ -5,7 +5,8 @@
  * image_grid_thw, the prefix "in." optional; labels, mask and pictures may be missing. What is written has the reference's
  * names: out.vision.patch_embed (before the positions), out.vision.blocks.i, out.vision.merger, out.vision.deepstack.i,
  * out.text.layers.i (before the deepstack features), out.text.norm, out.logits, out.loss, out.position_ids [3, B, L],
- * out.rope_deltas [B, 1], and grad.<parameter> after a backward pass. Tokens that are padding are zero.
+ * out.rope_deltas [B, 1], and grad.<parameter> after a backward pass. Tokens that are padding are zero. Text-only models
+ * have no out.vision.*, and their parameters no "language_model." in the name.
  */
 #ifndef Q3_EVAL_TRACE_H
 #define Q3_EVAL_TRACE_H
