@@ -542,6 +542,7 @@ static q3_status parse_ranking(reranking *r, const q3_app *app, const char **par
     r->base.request.model = model;
     r->base.request.n = 1;
     Q3_TRY(q3_json_bool(&r->with_documents, doc, doc->root, "return_documents", true));
+    Q3_TRY(q3_app_guard_documents(doc->root));
     Q3_TRY(q3_rerank_job_parse(&r->job, &r->mem, doc->root, &app->pictures.image));
     if (r->job.n < 1 || r->job.n > most)
         return q3_fail(Q3_ERR_DATA, "there are %lld documents; it must be 1 to %lld", (long long)r->job.n,

@@ -29,15 +29,20 @@ typedef struct q3_app {
     int max_choices;              /* answers to one prompt; 0: 16 */
     int max_prompts; /* prompts of one request for completions, documents of one for reranking; 0: 1024 */
     q3_picture_policy pictures;
-    q3_server *server;  /* for its figures; NULL: none */
-    int64_t started_at; /* seconds since 1970 */
+    q3_server *server;             /* for its figures; NULL: none */
+    int64_t started_at, loaded_at; /* seconds since 1970 */
 } q3_app;
 
 /* The values that generation_config.json gives. */
 void q3_app_take_defaults(q3_app *app);
 
-/* The adapter that a request's `model` means: NULL, "", the model's name and those of adapters. false: no such model. */
+/* The adapter that a request's `model` means: NULL and "" the default one, the model's name the bare model, unless an
+ * adapter has the same name, as it has when an adapter's directory was given as model. false: no such model. */
 bool q3_app_find_model(int *adapter, const q3_app *app, const char *model);
+
+/* Makes a reranking request from outside safe to parse: its pictures must be data: URLs, where the parser would read files.
+ * A string of documents that holds a JSON list becomes that list. Q3_ERR_DATA. */
+q3_status q3_app_guard_documents(cJSON *request);
 
 /* A seed nobody chose. */
 uint64_t q3_random_seed(void);
