@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "collate/sha256.h"
+#include "core/sha256.h"
 #include "core/file.h"
 
 static void put(q3_text *out, const char *s)

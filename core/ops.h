@@ -23,7 +23,8 @@ typedef struct q3_attention_attr {
     bool causal;
     const q3_segment *segments; /* must cover every query row exactly once */
     int64_t n_segments;
-    const void *device_segments; /* a copy by q3_on_device, for several calls; NULL: each call makes its own */
+    const void
+        *device_segments; /* a copy by q3_on_device, for several calls; NULL: each call makes its own */
 } q3_attention_attr;
 
 /* y = a + b                                       a, b [T, C] -> [T, C] */
@@ -39,6 +40,11 @@ q3_tensor *q3_linear_add(q3_ctx *ctx, q3_tensor *a, q3_tensor *x, q3_tensor *w, 
  * (Hu et al., arXiv:2106.09685) */
 q3_tensor *q3_lora_linear(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b, q3_tensor *lora_a,
                           q3_tensor *lora_b, q3_lora_attr attr);
+
+/* y_t += scale x_t A' B', begin <= t < begin + n    x [T, C], y [T, N], A [r, C], B [N, r], f32: in place, so not while
+ * recording */
+void q3_lora_rows(q3_ctx *ctx, q3_tensor *y, const q3_tensor *x, int64_t begin, int64_t n,
+                  const q3_tensor *lora_a, const q3_tensor *lora_b, float scale);
 
 /* y_i = x_i / (1 - p) or 0, by Philox keyed with (ctx->seed, ctx->micro_step, stream) and counted by element;
  * the same mask as q3_lora_linear draws for that stream */

@@ -200,11 +200,13 @@ static q3_tensor *forward(q3_ctx *ctx, void *arg)
 {
     const pass *p = arg;
     q3_step_begin(ctx, false);
-    const q3_kv kv = { .k = p->e->k,
-                       .v = p->e->v,
-                       .device_rows = q3_on_device(ctx, p->slots, (size_t)p->b->n_tokens * sizeof *p->slots),
-                       .segments = p->segments };
-    q3_tensor *logits = q3_qwen3vl_logits(ctx, p->e->model, &(q3_forward){ .kv = &kv }, p->b, p->want, p->n);
+    const q3_kv_flat kv = { .k = p->e->k,
+                            .v = p->e->v,
+                            .device_rows =
+                                q3_on_device(ctx, p->slots, (size_t)p->b->n_tokens * sizeof *p->slots),
+                            .segments = p->segments };
+    q3_tensor *logits =
+        q3_qwen3vl_logits(ctx, p->e->model, &(q3_forward){ .flat = &kv }, p->b, p->want, p->n);
     return p->likeliest ? likeliest_ids(ctx, logits) : logits;
 }
 

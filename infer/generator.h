@@ -24,18 +24,18 @@ typedef struct q3_generator_row {
 } q3_generator_row;
 
 typedef struct q3_generator {
-    const q3_model *model; /* borrowed */
-    q3_ctx *ctx;           /* borrowed: its step arena is used */
-    q3_replays *replays;   /* passes of decoding, recorded on CUDA; NULL on the CPU */
-    q3_arena cache;        /* everything below, on the host */
-    q3_arena slabs;        /* keys and values, on the device */
-    int n_rows;            /* B; 0 before the first q3_generator_begin */
-    int64_t room;          /* tokens that fit behind each prompt */
-    int64_t n_slots;       /* S: rows of a slab */
-    q3_generator_row *rows;   /* [B] */
-    int32_t *tokens;       /* [S]: the ids in the slab's rows, prompts and what follows them */
-    float *logits;         /* [B, V]: what the prompts predict */
-    q3_tensor **k, **v;    /* [layers]: the slabs, [S, K D] */
+    const q3_model *model;  /* borrowed */
+    q3_ctx *ctx;            /* borrowed: its step arena is used */
+    q3_replays *replays;    /* passes of decoding, recorded on CUDA; NULL on the CPU */
+    q3_arena cache;         /* everything below, on the host */
+    q3_arena slabs;         /* keys and values, on the device */
+    int n_rows;             /* B; 0 before the first q3_generator_begin */
+    int64_t room;           /* tokens that fit behind each prompt */
+    int64_t n_slots;        /* S: rows of a slab */
+    q3_generator_row *rows; /* [B] */
+    int32_t *tokens;        /* [S]: the ids in the slab's rows, prompts and what follows them */
+    float *logits;          /* [B, V]: what the prompts predict */
+    q3_tensor **k, **v;     /* [layers]: the slabs, [S, K D] */
 } q3_generator;
 
 q3_status q3_generator_create(q3_generator *out, const q3_model *model, q3_ctx *ctx);
@@ -64,8 +64,7 @@ typedef struct q3_generate_options {
  * finite). */
 q3_status q3_generate(q3_answer_ids *out, q3_generator *e, const q3_generate_options *options);
 
-
-/* log p(choice | prompt) for every prompt of q3_generator_begin: out[B, n_choices]. What all choices begin
+/* Each choice has at most the generator's room of ids. log p(choice | prompt) for every prompt of q3_generator_begin: out[B, n_choices]. What all choices begin
  * with is run once. Errors: Q3_ERR_MEMORY, Q3_ERR_FAIL (logits not finite). */
 q3_status q3_score(double *out, q3_generator *e, const q3_choice *choices, int n_choices);
 

@@ -11,7 +11,7 @@
 #ifndef Q3_INFER_KVCACHE_H
 #define Q3_INFER_KVCACHE_H
 
-#include "collate/sha256.h"
+#include "core/sha256.h"
 #include "core/status.h"
 
 typedef struct q3_kvcache q3_kvcache;

@@ -4,7 +4,7 @@
 
 #include "collate/chat_tokens.h"
 #include "collate/positions.h"
-#include "collate/sha256.h"
+#include "core/sha256.h"
 #include "data/image_resize.h"
 
 #define REMEDY "remove it, or allow it with --allow-special-tokens"

@@ -9,14 +9,23 @@
 #define Q3_INFER_REPLAY_H
 
 #include "core/tape.h"
+#include "model/adapters.h"
 
 typedef struct q3_replays q3_replays;
 
+enum {
+    Q3_PASS_RUNS = 8,        /* of adapters, of a pass that is recorded */
+    Q3_PASS_TABLE = 1 << 19, /* bytes of its table of blocks: half of what a recording may upload */
+};
+
 /* What launches depend on: equal shapes give equal launches. */
 typedef struct q3_pass_shape {
-    int64_t tokens, rows, want; /* fed, sequences, logits */
-    int64_t likeliest;          /* 1: ids instead of logits */
+    int64_t tokens, rows, want; /* fed, sequences, rows of logits */
+    int64_t likeliest, hidden;  /* rows of ids found on the device, of hidden states */
+    int64_t gather;             /* 1: not all tokens' rows, or not in their order */
     int64_t keys;               /* of the longest sequence, in runs of 256 (kernels/attention_decode.cu) */
+    int64_t blocks;             /* width of the tables of a paged cache */
+    q3_adapter_run runs[Q3_PASS_RUNS];
 } q3_pass_shape;
 
 /* Begins a step and runs the network; the result lies in the step. */
@@ -34,6 +43,7 @@ void q3_replays_forget(q3_replays *r);
 
 /* *out is what `pass` returns. Without `r`, or for a shape that is not worth it, the pass is simply run. Status of the
  * context. */
-q3_status q3_replay(q3_tensor **out, q3_replays *r, q3_ctx *ctx, const q3_pass_shape *shape, q3_pass *pass, void *arg);
+q3_status q3_replay(q3_tensor **out, q3_replays *r, q3_ctx *ctx, const q3_pass_shape *shape, q3_pass *pass,
+                    void *arg);
 
 #endif

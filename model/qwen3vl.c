@@ -29,10 +29,13 @@ static q3_vision_features see(q3_ctx *ctx, const q3_model *m, const q3_forward *
 q3_tensor *q3_qwen3vl_hidden(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
                              const int32_t *rows, int64_t n)
 {
-    q3_vision_features vision = { 0 };
-    if (b->n_images)
+    q3_vision_features vision;
+    const q3_vision_features *seen = f->features;
+    if (!seen && b->n_images) {
         vision = see(ctx, m, f, b);
-    q3_tensor *x = q3_text_forward(ctx, m, f, b, b->n_images ? &vision : NULL);
+        seen = &vision;
+    }
+    q3_tensor *x = q3_text_forward(ctx, m, f, b, seen);
     if (rows)
         x = q3_get_rows(ctx, x, rows, n);
     x = q3_rmsnorm(ctx, x, m->norm.w, m->config.text.rms_eps);

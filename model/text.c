@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "kernels/attention_paged.h"
 #include "kernels/kv_append.h"
 #include "model/forward.h"
 #include "model/rotary.h"
@@ -15,12 +16,25 @@ typedef struct decoder {
     q3_attention_attr attention;
 } decoder;
 
-q3_tensor *q3_project_add(q3_ctx *ctx, const q3_forward *f, q3_tensor *a, const q3_proj *p, q3_tensor *x)
+static q3_tensor *project_all(q3_ctx *ctx, const q3_forward *f, q3_tensor *a, const q3_proj *p, q3_tensor *x)
 {
     if (!p->lora_a)
         return q3_linear_add(ctx, a, x, p->w, p->b);
     q3_lora_attr attr = { p->lora_scale, f->training ? p->lora_dropout : 0, p->stream, a };
     return q3_lora_linear(ctx, x, p->w, p->b, p->lora_a, p->lora_b, attr);
+}
+
+q3_tensor *q3_project_add(q3_ctx *ctx, const q3_forward *f, q3_tensor *a, const q3_proj *p, q3_tensor *x)
+{
+    q3_tensor *y = project_all(ctx, f, a, p, x);
+    for (int i = 0; i < f->n_runs; i++) {
+        const q3_adapter_run *r = &f->runs[i];
+        const q3_adapter_part *part = r->adapter ? &r->adapter->parts[p->stream] : NULL;
+        int64_t rows = q3_rows(x) - r->begin;
+        if (part && part->a && rows > 0)
+            q3_lora_rows(ctx, y, x, r->begin, rows < r->n ? rows : r->n, part->a, part->b, part->scale);
+    }
+    return y;
 }
 
 q3_tensor *q3_project(q3_ctx *ctx, const q3_forward *f, const q3_proj *p, q3_tensor *x)
@@ -29,7 +43,7 @@ q3_tensor *q3_project(q3_ctx *ctx, const q3_forward *f, const q3_proj *p, q3_ten
 }
 
 /* Keys or values go to their rows of the layer's slab, and the slab is what is attended to. */
-static q3_tensor *through_cache(q3_ctx *ctx, const q3_kv *kv, q3_tensor *slab, q3_tensor *x)
+static q3_tensor *through_flat(q3_ctx *ctx, const q3_kv_flat *kv, q3_tensor *slab, q3_tensor *x)
 {
     const q3_kv_append_args a = { q3_data(slab), q3_data(x),   kv->device_rows,
                                   q3_dim(x, 0),  q3_dim(x, 1), x->dtype };
@@ -37,22 +51,69 @@ static q3_tensor *through_cache(q3_ctx *ctx, const q3_kv *kv, q3_tensor *slab, q
     return slab;
 }
 
+static void store(q3_ctx *ctx, const decoder *d, const q3_kv_slab *slab, const q3_tensor *x)
+{
+    const q3_kv_store_args a = { .slab = *slab,
+                                 .x = q3_data(x),
+                                 .rows = d->f->kv->slots,
+                                 .T = q3_dim(x, 0),
+                                 .kv_heads = d->attention.kv_heads,
+                                 .head_size = d->m->config.text.head_dim,
+                                 .dtype = x->dtype };
+    Q3_CALL(ctx, q3_kv_store, &a);
+}
+
+/* Keys and values go to their slots, and what the rows' blocks hold is attended to. */
+static q3_tensor *attend_to_blocks(q3_ctx *ctx, const decoder *d, q3_tensor *q, q3_tensor *k, q3_tensor *v)
+{
+    const q3_kv *kv = d->f->kv;
+    q3_tensor *o = q3_like(ctx, q);
+    store(ctx, d, &kv->k[d->index], k);
+    store(ctx, d, &kv->v[d->index], v);
+    const q3_attention_paged_args a = { .o = q3_data(o),
+                                        .q = q3_data(q),
+                                        .k = kv->k[d->index],
+                                        .v = kv->v[d->index],
+                                        .tables = kv->tables,
+                                        .lengths = kv->lengths,
+                                        .begins = kv->begins,
+                                        .rows = d->attention.n_segments,
+                                        .most_queries = kv->most,
+                                        .max_blocks = kv->max_blocks,
+                                        .block = kv->block,
+                                        .heads = d->attention.heads,
+                                        .kv_heads = d->attention.kv_heads,
+                                        .head_size = d->m->config.text.head_dim,
+                                        .window = kv->window,
+                                        .scale = d->attention.scale,
+                                        .dtype = q->dtype };
+    Q3_CALL(ctx, q3_attention_paged, &a);
+    return o;
+}
+
+static q3_tensor *attend(q3_ctx *ctx, const decoder *d, q3_tensor *q, q3_tensor *k, q3_tensor *v)
+{
+    const q3_kv_flat *flat = d->f->flat;
+    if (d->f->kv)
+        return attend_to_blocks(ctx, d, q, k, v);
+    if (flat) {
+        k = through_flat(ctx, flat, flat->k[d->index], k);
+        v = through_flat(ctx, flat, flat->v[d->index], v);
+    }
+    return q3_attention(ctx, q, k, v, d->attention);
+}
+
 /* x + o(attention of h) */
 static q3_tensor *attention(q3_ctx *ctx, const decoder *d, q3_tensor *x, q3_tensor *h)
 {
     const q3_text_layer *l = d->layer;
-    const q3_kv *kv = d->f->kv;
     const float eps = d->m->config.text.rms_eps;
     q3_tensor *q = q3_project(ctx, d->f, &l->q, h);
     q = q3_norm_rope(ctx, q, l->q_norm.w, eps, d->cos_sin, d->attention.heads);
     q3_tensor *k = q3_project(ctx, d->f, &l->k, h);
     k = q3_norm_rope(ctx, k, l->k_norm.w, eps, d->cos_sin, d->attention.kv_heads);
     q3_tensor *v = q3_project(ctx, d->f, &l->v, h);
-    if (kv) {
-        k = through_cache(ctx, kv, kv->k[d->index], k);
-        v = through_cache(ctx, kv, kv->v[d->index], v);
-    }
-    return q3_project_add(ctx, d->f, x, &l->o, q3_attention(ctx, q, k, v, d->attention));
+    return q3_project_add(ctx, d->f, x, &l->o, attend(ctx, d, q, k, v));
 }
 
 /* x + down(silu(gate(h)) up(h)) */
@@ -90,16 +151,18 @@ static decoder decoder_of(q3_ctx *ctx, const q3_model *m, const q3_forward *f, c
     if (!ctx->dry)
         q3_rotary_text(table, b->positions, b->n_tokens, c->head_dim, c->rope_theta, c->mrope_section);
     d.cos_sin = q3_on_device(ctx, table, bytes);
-    const q3_segment *segments = f->kv ? f->kv->segments : row_segments(ctx, b);
     d.attention = (q3_attention_attr){
         .heads = c->heads,
         .kv_heads = c->kv_heads,
         .scale = (float)(1.0 / sqrt((double)c->head_dim)),
         .causal = true,
-        .segments = segments,
         .n_segments = b->n_rows,
-        .device_segments = q3_on_device(ctx, segments, (size_t)b->n_rows * sizeof *segments),
     };
+    if (f->kv)
+        return d;
+    const q3_segment *segments = f->flat ? f->flat->segments : row_segments(ctx, b);
+    d.attention.segments = segments;
+    d.attention.device_segments = q3_on_device(ctx, segments, (size_t)b->n_rows * sizeof *segments);
     return d;
 }
 

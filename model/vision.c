@@ -145,7 +145,7 @@ q3_vision_features q3_vision_forward(q3_ctx *ctx, const q3_model *m, const q3_fo
     rotary_table(&t, ctx, b);
 
     q3_tensor *h = q3_input(ctx, b->patches, b->n_patches, q3_dim(m->patch_embed.w, 1));
-    h = q3_project(ctx, f, &m->patch_embed, h);
+    h = q3_linear(ctx, h, m->patch_embed.w, m->patch_embed.b); // never has an adapter
     tap(f, "patch_embed", -1, h);
     h = q3_add(ctx, h, position_embedding(ctx, &t, b));
 

@@ -37,6 +37,38 @@ q3_tensor *q3_lora_linear(q3_ctx *ctx, q3_tensor *x, q3_tensor *w, q3_tensor *b,
     return q3_record(ctx, n);
 }
 
+void q3_lora_rows(q3_ctx *ctx, q3_tensor *y, const q3_tensor *x, int64_t begin, int64_t n,
+                  const q3_tensor *lora_a, const q3_tensor *lora_b, float scale)
+{
+    const sizes s = { n, lora_a->shape[1], lora_b->shape[0], lora_a->shape[0] };
+    Q3_CHECK(!ctx->recording && q3_dim(x, -1) == s.C && q3_dim(y, -1) == s.N && lora_b->shape[1] == s.r &&
+                 begin >= 0 && n > 0 && begin + n <= q3_rows(x) && q3_rows(x) == q3_rows(y),
+             "rows %lld + %lld of x %s, y %s, A %s, B %s", (long long)begin, (long long)n, q3_shape(x),
+             q3_shape(y), q3_shape(lora_a), q3_shape(lora_b));
+    size_t mark = q3_arena_mark(ctx->data);
+    void *z = q3_scratch(ctx, q3_dtype_bytes(ctx->dtype, n * s.r));
+    Q3_CALL(ctx, q3_gemm_nt,
+            (&(q3_gemm_nt_args){ .y = z,
+                                 .x = (const char *)x->data + q3_dtype_bytes(x->dtype, begin * s.C),
+                                 .w = q3_as_weight(lora_a),
+                                 .M = n,
+                                 .N = s.r,
+                                 .K = s.C,
+                                 .alpha = scale,
+                                 .dtype = ctx->dtype }));
+    Q3_CALL(ctx, q3_gemm_nt,
+            (&(q3_gemm_nt_args){ .y = (char *)y->data + q3_dtype_bytes(y->dtype, begin * s.N),
+                                 .x = z,
+                                 .w = q3_as_weight(lora_b),
+                                 .M = n,
+                                 .N = s.N,
+                                 .K = s.r,
+                                 .alpha = 1,
+                                 .beta = 1,
+                                 .dtype = ctx->dtype }));
+    q3_arena_rewind(ctx->data, mark);
+}
+
 /* drop(x): x itself, or a scratch copy that the caller rewinds. */
 static const void *dropped(q3_ctx *ctx, const q3_node *n)
 {

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "collate/image_processor.h"
-#include "collate/sha256.h"
+#include "core/sha256.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "core/log.h"

@@ -1,7 +1,7 @@
-/* collate/sha256.h - SHA-256 (FIPS 180-4), to recognize content that the program has seen: files, pictures, beginnings
+/* core/sha256.h - SHA-256 (FIPS 180-4), to recognize content that the program has seen: files, pictures, beginnings
  * of prompts. */
-#ifndef Q3_COLLATE_SHA256_H
-#define Q3_COLLATE_SHA256_H
+#ifndef Q3_CORE_SHA256_H
+#define Q3_CORE_SHA256_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-#include "collate/sha256.h"
+#include "core/sha256.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -44,8 +44,8 @@ static void sha256_block(uint32_t h[8], const unsigned char *p)
 
 void q3_sha256_begin(q3_sha256 *s)
 {
-    *s = (q3_sha256){ .h = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab,
-                             0x5be0cd19 } };
+    *s = (q3_sha256){ .h = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c,
+                             0x1f83d9ab, 0x5be0cd19 } };
 }
 
 void q3_sha256_add(q3_sha256 *s, const void *data, size_t n)

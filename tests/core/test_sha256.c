@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "collate/sha256.h"
+#include "core/sha256.h"
 
 static void hash_is(const char *data, size_t n, const char *want)
 {

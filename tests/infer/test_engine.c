@@ -1,0 +1,649 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "collate/pack.h"
+#include "core/safetensors.h"
+#include "core/sha256.h"
+#include "infer/generator.h"
+#include "infer/sequence.h"
+#include "model/weights.h"
+#include "tests/support/golden.h"
+
+enum { ROWS = 3, LENGTH = 31, TOKENS = 24, MODELS = 2, CACHE = 640, IMAGES = 4 };
+
+#define STEP_BYTES ((size_t)256 << 20)
+
+static const char *const dirs[MODELS] = { "tests/golden/model-a/model", "tests/golden/model-b/model" };
+static const char *const files[MODELS] = { "tests/golden/model-a/generate-greedy.safetensors",
+                                           "tests/golden/model-b/generate-greedy.safetensors" };
+
+/* A model, its golden prompts and answers. */
+typedef struct bed {
+    q3_cuda *cuda; // what Q3_TEST_DEVICE names; NULL: the CPU
+    q3_arena run, values, step;
+    q3_model model;
+    q3_ctx ctx;
+    q3_adapters adapters; // of model-a: before and after training
+    q3_safetensors *file;
+    const int64_t *tokens; /* [ROWS, TOKENS] */
+    q3_prompt prompts[ROWS];
+    unsigned char hashes[ROWS][IMAGES][Q3_PICTURE_HASH_BYTES];
+} bed;
+
+static bed beds[MODELS];
+
+static void ok(q3_status st)
+{
+    if (st != Q3_OK)
+        fail_msg("%s", q3_error());
+}
+
+/* How many pictures row i has: its placeholders decide. */
+static int pictures_of(const q3_padded *p, int row, int first, const q3_model_config *c)
+{
+    int64_t merged = (int64_t)c->vision.merge_size * c->vision.merge_size, left = 0;
+    int n = 0;
+    for (int64_t k = row * p->length; k < (row + 1) * p->length; k++)
+        left += p->attention_mask[k] && p->input_ids[k] == c->image_token;
+    for (; left > 0; n++) {
+        const int64_t *g = p->image_grid_thw + 3 * (ptrdiff_t)(first + n);
+        left -= g[0] * g[1] * g[2] / merged;
+    }
+    return n;
+}
+
+static void hash_pictures(bed *t, int row, const q3_batch *b)
+{
+    const float *patches = b->patches;
+    int64_t width = q3_dim(t->model.patch_embed.w, 1);
+    for (int i = 0; i < b->n_images; i++) {
+        const int32_t *g = b->grids + 3 * (ptrdiff_t)i;
+        int64_t n = (int64_t)g[0] * g[1] * g[2] * width;
+        q3_sha256 s;
+        q3_sha256_begin(&s);
+        q3_sha256_add(&s, g, 3 * sizeof *g);
+        q3_sha256_add(&s, patches, (size_t)n * sizeof *patches);
+        q3_sha256_end(t->hashes[row][i], &s);
+        patches += n;
+    }
+}
+
+/* Row by row, without padding. */
+static void make_prompts(bed *t)
+{
+    const q3_model_config *c = &t->model.config;
+    q3_padded all = q3_golden_batch(&t->run, t->file, "in.");
+    assert_int_equal(all.rows, ROWS);
+    assert_int_equal(all.length, LENGTH);
+    int first = 0;
+    for (int i = 0; i < ROWS; i++) {
+        q3_padded p = all;
+        q3_batch b;
+        p.rows = 1;
+        p.input_ids += i * p.length;
+        p.attention_mask += i * p.length;
+        p.n_images = pictures_of(&all, i, first, c);
+        assert_true(p.n_images <= IMAGES);
+        p.image_grid_thw += (ptrdiff_t)3 * first;
+        p.n_patches = 0;
+        for (int64_t k = 0; k < p.n_images; k++)
+            p.n_patches +=
+                p.image_grid_thw[3 * k] * p.image_grid_thw[3 * k + 1] * p.image_grid_thw[3 * k + 2];
+        ok(q3_unpad(&b, &t->run, &p, c->image_token, c->video_token, c->vision.merge_size));
+        all.pixel_values += p.n_patches * p.patch_width;
+        first += (int)p.n_images;
+        hash_pictures(t, i, &b);
+        t->prompts[i] = (q3_prompt){ .ids = b.ids,
+                                     .n = b.n_tokens,
+                                     .positions = b.positions,
+                                     .n_images = b.n_images,
+                                     .grids = b.grids,
+                                     .patches = b.patches,
+                                     .n_patches = b.n_patches,
+                                     .image_rows = b.image_rows,
+                                     .n_image_rows = b.n_image_rows,
+                                     .hashes = (const unsigned char(*)[Q3_PICTURE_HASH_BYTES])t->hashes[i],
+                                     .adapter = -1 };
+    }
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    for (int i = 0; i < MODELS; i++) {
+        bed *t = &beds[i];
+        const q3_load_options options = { .values = &t->values };
+        const char *device = getenv("Q3_TEST_DEVICE");
+        ok(q3_device_open(&t->cuda, device ? device : "cpu"));
+        ok(q3_arena_create(&t->run, "run arena", (size_t)64 << 20));
+        ok(q3_device_arena_create(&t->values, t->cuda, "parameters", (size_t)64 << 20));
+        ok(q3_device_arena_create(&t->step, t->cuda, "step arena", STEP_BYTES));
+        ok(q3_ctx_create(&t->ctx, &t->step));
+        ok(q3_model_load(&t->model, &t->run, dirs[i], &options));
+        ok(q3_safetensors_open(&t->file, files[i]));
+        t->tokens = q3_golden_find(t->file, "out.tokens")->data;
+        make_prompts(t);
+    }
+    bed *a = &beds[0];
+    ok(q3_adapters_create(&a->adapters, &a->run, 2));
+    ok(q3_adapters_load(&a->adapters, &a->model, &a->run, &a->values, "init",
+                        "tests/golden/model-a/lora-fp32-init"));
+    ok(q3_adapters_load(&a->adapters, &a->model, &a->run, &a->values, "final",
+                        "tests/golden/model-a/lora-fp32-final"));
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    for (int i = 0; i < MODELS; i++) {
+        bed *t = &beds[i];
+        q3_safetensors_close(t->file);
+        q3_model_close(&t->model);
+        q3_ctx_destroy(&t->ctx);
+        q3_arena_destroy(&t->step);
+        q3_arena_destroy(&t->values);
+        q3_arena_destroy(&t->run);
+        q3_device_close(t->cuda);
+    }
+    return 0;
+}
+
+static q3_engine *engine_of(bed *t, q3_engine_options o)
+{
+    q3_engine *e;
+    o.tokens = o.tokens ? o.tokens : CACHE;
+    ok(q3_engine_create(&e, &t->model, &t->ctx, t->adapters.n ? &t->adapters : NULL, &o));
+    return e;
+}
+
+static q3_engine *engine(bed *t)
+{
+    return engine_of(t, (q3_engine_options){ .kv_type = Q3_DTYPES });
+}
+
+/* All blocks must have come back. */
+static void close_engine(q3_engine *e)
+{
+    assert_int_equal(q3_engine_free_blocks(e), q3_engine_blocks(e));
+    q3_engine_destroy(e);
+}
+
+static q3_sequence *begin(q3_engine *e, const q3_prompt *p)
+{
+    q3_sequence *s;
+    ok(q3_sequence_create(&s, e, p, p->n + 2 * TOKENS));
+    return s;
+}
+
+static int64_t rest(const q3_sequence *s)
+{
+    int64_t n;
+    q3_sequence_ids(&n, s);
+    return n - q3_sequence_cached(s);
+}
+
+/* The next tokens of all sequences: at most `chunk` each (0: all); logits of the last where they end. */
+static void pass(q3_engine *e, q3_feed *feeds, q3_sequence *const *s, int n, int64_t chunk, q3_want want)
+{
+    for (int i = 0; i < n; i++) {
+        int64_t all = rest(s[i]), now = chunk && chunk < all ? chunk : all;
+        assert_true(q3_sequence_reserve(s[i], now));
+        feeds[i] = (q3_feed){ .sequence = s[i], .n = now, .want = now == all ? want : Q3_WANT_NOTHING };
+    }
+    ok(q3_engine_pass(e, feeds, n, NULL));
+}
+
+/* Runs one sequence to its end, and copies the logits behind it. */
+static void logits_of(float *out, q3_engine *e, q3_sequence *s, int64_t chunk)
+{
+    q3_feed feed;
+    do
+        pass(e, &feed, &s, 1, chunk, Q3_WANT_LAST);
+    while (rest(s));
+    memcpy(out, feed.values, (size_t)q3_engine_model(e)->config.text.vocab_size * sizeof *out);
+}
+
+/* Greedy answers of n sequences together: out [n, TOKENS]. Prompts go in chunks, side by side with tokens. */
+static void generate(int32_t *out, q3_engine *e, q3_sequence *const *s, int n, int64_t chunk)
+{
+    int done[ROWS] = { 0 };
+    for (int left = n; left;) {
+        q3_feed feeds[ROWS];
+        q3_sequence *open[ROWS];
+        int who[ROWS], k = 0;
+        for (int i = 0; i < n; i++)
+            if (done[i] < TOKENS) {
+                who[k] = i;
+                open[k++] = s[i];
+            }
+        pass(e, feeds, open, k, chunk, Q3_WANT_LIKELIEST);
+        for (int i = 0; i < k; i++)
+            if (feeds[i].want == Q3_WANT_LIKELIEST) {
+                out[who[i] * TOKENS + done[who[i]]++] = feeds[i].likeliest;
+                assert_true(q3_sequence_push(open[i], &feeds[i].likeliest, 1));
+                left -= done[who[i]] == TOKENS;
+            }
+    }
+}
+
+static void assert_golden(const bed *t, const int32_t *ids, int row)
+{
+    for (int i = 0; i < TOKENS; i++)
+        assert_int_equal(ids[i], t->tokens[row * TOKENS + i]);
+}
+
+static void greedy_answers_equal_the_reference(void **state)
+{
+    (void)state;
+    static const int64_t chunks[] = { 0, 5, 1 };
+    for (int k = 0; k < MODELS * 3; k++) {
+        bed *t = &beds[k % MODELS];
+        q3_engine *e = engine(t);
+        q3_sequence *s[ROWS];
+        int32_t out[ROWS * TOKENS];
+        for (int i = 0; i < ROWS; i++)
+            s[i] = begin(e, &t->prompts[i]);
+        generate(out, e, s, ROWS, chunks[k / MODELS]);
+        for (int i = 0; i < ROWS; i++) {
+            assert_golden(t, out + i * TOKENS, i);
+            q3_sequence_destroy(s[i]);
+        }
+        close_engine(e);
+    }
+}
+
+static void a_sequence_alone_gives_the_same_answer(void **state)
+{
+    (void)state;
+    for (int k = 0; k < MODELS * ROWS; k++) {
+        bed *t = &beds[k % MODELS];
+        q3_engine *e = engine_of(t, (q3_engine_options){ .kv_type = Q3_F32, .no_sharing = k % 2 != 0 });
+        q3_sequence *s = begin(e, &t->prompts[k / MODELS]);
+        int32_t out[TOKENS];
+        generate(out, e, &s, 1, 0);
+        assert_golden(t, out, k / MODELS);
+        q3_sequence_destroy(s);
+        close_engine(e);
+    }
+}
+
+/* Logits behind a prompt of n ids, all at once and without a cache. */
+static void uncached(float *out, bed *t, const q3_prompt *p, const int32_t *ids, int64_t n)
+{
+    int32_t *positions = Q3_NEW(&t->run, int32_t, 3 * n), row = (int32_t)n - 1, last = 0;
+    const int64_t begins[2] = { 0, n };
+    for (int64_t i = 0; i < 3 * p->n; i++)
+        last = p->positions[i] > last ? p->positions[i] : last;
+    for (int axis = 0; axis < 3; axis++)
+        for (int64_t i = 0; i < n; i++)
+            positions[axis * n + i] =
+                i < p->n ? p->positions[axis * p->n + i] : last + 1 + (int32_t)(i - p->n);
+    const q3_batch b = { .n_rows = 1,
+                         .n_tokens = n,
+                         .row_begin = begins,
+                         .ids = ids,
+                         .positions = positions,
+                         .n_images = p->n_images,
+                         .grids = p->grids,
+                         .patches = p->patches,
+                         .n_patches = p->n_patches,
+                         .image_rows = p->image_rows,
+                         .n_image_rows = p->n_image_rows };
+    q3_step_begin(&t->ctx, false);
+    q3_read(out, &t->ctx, q3_qwen3vl_logits(&t->ctx, &t->model, &(q3_forward){ 0 }, &b, &row, 1));
+    ok(q3_ctx_status(&t->ctx));
+}
+
+static void cached_logits_equal_those_without_a_cache(void **state)
+{
+    (void)state;
+    static const int64_t chunks[] = { 0, 1, 5, 16 };
+    static const int32_t more[] = { 17, 200, 4, 99, 5 };
+    for (int k = 0; k < MODELS * ROWS * 4; k++) {
+        bed *t = &beds[k % MODELS];
+        const q3_prompt *p = &t->prompts[k / MODELS % ROWS];
+        int64_t V = t->model.config.text.vocab_size, n;
+        q3_engine *e = engine(t);
+        q3_sequence *s = begin(e, p);
+        float *got = Q3_NEW(&t->run, float, V), *want = Q3_NEW(&t->run, float, V);
+        for (int round = 0; round < 2; round++) {
+            logits_of(got, e, s, chunks[k / MODELS / ROWS]);
+            const int32_t *ids = q3_sequence_ids(&n, s);
+            uncached(want, t, p, ids, n);
+            assert_true(q3_golden_distance(got, want, V) < 1e-5);
+            assert_true(q3_sequence_push(s, more, 5));
+        }
+        q3_sequence_destroy(s);
+        close_engine(e);
+    }
+}
+
+static void a_picture_goes_through_the_tower_once(void **state)
+{
+    (void)state;
+    bed *t = &beds[0];
+    q3_engine *e = engine(t);
+    int64_t V = t->model.config.text.vocab_size, pictures = 0;
+    float *first = Q3_NEW(&t->run, float, V), *again = Q3_NEW(&t->run, float, V);
+    for (int i = 0; i < ROWS; i++) {
+        const q3_prompt *p = &t->prompts[i];
+        q3_sequence *s = begin(e, p);
+        logits_of(first, e, s, 3);
+        pictures += p->n_images;
+        assert_int_equal(q3_features_seen(e->features), pictures);
+        q3_sequence_destroy(s);
+        s = begin(e, p);
+        assert_int_equal(q3_sequence_found(s), p->n == 16 ? 15 : p->n / 16 * 16);
+        q3_sequence_evict(s);
+        logits_of(again, e, s, 3);
+        assert_memory_equal(first, again, (size_t)V * sizeof *first);
+        assert_int_equal(q3_features_seen(e->features), pictures);
+        q3_sequence_destroy(s);
+    }
+    assert_true(pictures > 1);
+    close_engine(e);
+}
+
+/* A long prompt with a picture: that of row `row` with ids behind it. */
+static q3_prompt longer(bed *t, int row, int64_t more, int32_t id)
+{
+    q3_prompt p = t->prompts[row];
+    int64_t n = p.n + more;
+    int32_t *ids = Q3_NEW(&t->run, int32_t, n), *positions = Q3_NEW(&t->run, int32_t, 3 * n), last = 0;
+    for (int64_t i = 0; i < 3 * p.n; i++)
+        last = p.positions[i] > last ? p.positions[i] : last;
+    for (int64_t i = 0; i < n; i++)
+        ids[i] = i < p.n ? p.ids[i] : (id + (int32_t)i * 7) % 200;
+    for (int axis = 0; axis < 3; axis++)
+        for (int64_t i = 0; i < n; i++)
+            positions[axis * n + i] = i < p.n ? p.positions[axis * p.n + i] : last + 1 + (int32_t)(i - p.n);
+    p.ids = ids;
+    p.positions = positions;
+    p.n = n;
+    return p;
+}
+
+static void prompts_that_begin_alike_share_blocks(void **state)
+{
+    (void)state;
+    bed *t = &beds[0];
+    q3_engine *e = engine(t);
+    int64_t V = t->model.config.text.vocab_size, n0 = t->prompts[1].n;
+    float *shared = Q3_NEW(&t->run, float, V), *alone = Q3_NEW(&t->run, float, V);
+    q3_prompt a = longer(t, 1, 40, 3), b = longer(t, 1, 37, 3);
+    int32_t *ids = Q3_NEW(&t->run, int32_t, b.n);
+    memcpy(ids, b.ids, (size_t)b.n * sizeof *ids);
+    ids[n0 + 20] = 1; // from here on the second says something else
+    b.ids = ids;
+    q3_sequence *s = begin(e, &a);
+    logits_of(shared, e, s, 0);
+    int64_t used = q3_engine_blocks(e) - q3_engine_free_blocks(e);
+    q3_sequence *other = begin(e, &b);
+    assert_int_equal(q3_sequence_found(other), (n0 + 20) / 16 * 16);
+    assert_int_equal(q3_engine_blocks(e) - q3_engine_free_blocks(e), used);
+    logits_of(shared, e, other, 0);
+    assert_int_equal(q3_features_seen(e->features), a.n_images);
+    uncached(alone, t, &b, b.ids, b.n);
+    assert_true(q3_golden_distance(shared, alone, V) < 1e-5);
+    q3_sequence_destroy(other);
+    q3_sequence_destroy(s);
+
+    unsigned char hashes[IMAGES][Q3_PICTURE_HASH_BYTES] = { { 1 } }; // another picture
+    b.hashes = (const unsigned char(*)[Q3_PICTURE_HASH_BYTES])hashes;
+    other = begin(e, &b);
+    assert_int_equal(q3_sequence_found(other), a.image_rows[0] / 16 * 16);
+    q3_sequence_destroy(other);
+    b = a;
+    b.hashes = NULL; // pictures that nobody knows
+    other = begin(e, &b);
+    assert_int_equal(q3_sequence_found(other), a.image_rows[0] / 16 * 16);
+    q3_sequence_destroy(other);
+    b = a;
+    b.adapter = 1;
+    other = begin(e, &b);
+    assert_int_equal(q3_sequence_found(other), 0);
+    q3_sequence_destroy(other);
+    close_engine(e);
+}
+
+static void a_known_prompt_of_whole_blocks_computes_its_last_token_alone(void **state)
+{
+    (void)state;
+    bed *t = &beds[0];
+    q3_engine *e = engine(t);
+    int64_t V = t->model.config.text.vocab_size;
+    float *first = Q3_NEW(&t->run, float, V), *again = Q3_NEW(&t->run, float, V);
+    const q3_prompt p = longer(t, 1, 64 - t->prompts[1].n, 9);
+    q3_sequence *s = begin(e, &p), *other;
+    logits_of(first, e, s, 0);
+    other = begin(e, &p); // while the first has the blocks
+    assert_int_equal(q3_sequence_found(other), 63);
+    logits_of(again, e, other, 0);
+    assert_true(q3_golden_distance(again, first, V) < 1e-6);
+    q3_sequence_destroy(s);
+    q3_sequence_destroy(other);
+    other = begin(e, &p); // nobody has them
+    assert_int_equal(q3_sequence_found(other), 63);
+    logits_of(again, e, other, 0);
+    assert_true(q3_golden_distance(again, first, V) < 1e-6);
+    q3_sequence_destroy(other);
+    close_engine(e);
+}
+
+static void forks_that_go_apart_equal_sequences_of_their_own(void **state)
+{
+    (void)state;
+    static const int32_t words[3][4] = { { 17, 200, 4, 99 }, { 17, 3, 3, 3 }, { 8, 200, 4, 99 } };
+    for (int m = 0; m < MODELS; m++)
+        for (int row = 0; row < ROWS; row++) {
+            bed *t = &beds[m];
+            int64_t V = t->model.config.text.vocab_size;
+            float *got = Q3_NEW(&t->run, float, V), *want = Q3_NEW(&t->run, float, V);
+            q3_engine *e = engine(t);
+            q3_sequence *s[3] = { begin(e, &t->prompts[row]) };
+            logits_of(got, e, s[0], 0);
+            ok(q3_sequence_fork(&s[1], s[0]));
+            ok(q3_sequence_fork(&s[2], s[1]));
+            q3_feed feeds[3];
+            for (int i = 0; i < 3; i++) {
+                assert_true(q3_sequence_push(s[i], words[i], 4));
+                assert_true(q3_sequence_reserve(s[i], 4));
+                feeds[i] = (q3_feed){ .sequence = s[i], .n = 4, .want = Q3_WANT_ALL };
+            }
+            ok(q3_engine_pass(e, feeds, 3, NULL));
+            float *all = Q3_NEW(&t->run, float, 12 * V);
+            for (int i = 0; i < 3; i++)
+                memcpy(all + 4 * i * V, feeds[i].values, 4 * (size_t)V * sizeof *all);
+            for (int i = 0; i < 3; i++)
+                for (int64_t k = 0; k < 4; k++) {
+                    int64_t n;
+                    const int32_t *ids = q3_sequence_ids(&n, s[i]);
+                    uncached(want, t, &t->prompts[row], ids, n - 3 + k);
+                    assert_true(q3_golden_distance(all + (4 * i + k) * V, want, V) < 1e-5);
+                }
+            q3_sequence_destroy(s[1]);
+            q3_sequence_destroy(s[0]);
+            q3_sequence_destroy(s[2]);
+            close_engine(e);
+        }
+}
+
+static void wrong_guesses_leave_no_trace(void **state)
+{
+    (void)state;
+    static const int32_t guesses[20] = { 5, 6, 7, 8, 9, 10, 11 };
+    for (int row = 0; row < ROWS; row++) {
+        bed *t = &beds[1];
+        q3_engine *e = engine(t);
+        q3_sequence *s = begin(e, &t->prompts[row]);
+        int32_t out[TOKENS];
+        for (int i = 0; i < TOKENS; i++) {
+            q3_feed feed;
+            int64_t n;
+            pass(e, &feed, &s, 1, 0, Q3_WANT_LIKELIEST);
+            out[i] = feed.likeliest;
+            assert_true(q3_sequence_push(s, &out[i], 1));
+            if (i % 3)
+                continue;
+            q3_sequence_ids(&n, s);
+            assert_true(q3_sequence_push(s, guesses, 20));
+            pass(e, &feed, &s, 1, 0, Q3_WANT_NOTHING);
+            q3_sequence_truncate(s, n);
+            assert_int_equal(q3_sequence_cached(s), n);
+            q3_sequence_truncate(s, n - 1); // its logits have not been asked for
+            assert_true(q3_sequence_push(s, &out[i], 1));
+        }
+        assert_golden(t, out, row);
+        q3_sequence_destroy(s);
+        close_engine(e);
+    }
+}
+
+static void an_evicted_sequence_is_computed_again(void **state)
+{
+    (void)state;
+    for (int m = 0; m < MODELS; m++) {
+        bed *t = &beds[m];
+        q3_engine *e = engine(t);
+        q3_sequence *s[ROWS];
+        int32_t out[ROWS * TOKENS];
+        for (int i = 0; i < ROWS; i++)
+            s[i] = begin(e, &t->prompts[i]);
+        for (int k = 0; k < TOKENS; k++) {
+            q3_feed feeds[ROWS];
+            pass(e, feeds, s, ROWS, 0, Q3_WANT_LIKELIEST);
+            for (int i = 0; i < ROWS; i++) {
+                out[i * TOKENS + k] = feeds[i].likeliest;
+                assert_true(q3_sequence_push(s[i], &feeds[i].likeliest, 1));
+            }
+            if (k % 5 == 0)
+                q3_sequence_evict(s[k % ROWS]);
+        }
+        for (int i = 0; i < ROWS; i++) {
+            assert_golden(t, out + i * TOKENS, i);
+            q3_sequence_destroy(s[i]);
+        }
+        close_engine(e);
+    }
+}
+
+static void a_full_cache_refuses_and_forgets_what_nobody_uses(void **state)
+{
+    (void)state;
+    bed *t = &beds[0];
+    q3_engine *e = engine_of(t, (q3_engine_options){ .kv_type = Q3_F32, .tokens = 70 });
+    assert_int_equal(q3_engine_blocks(e), 5);
+    const q3_prompt p = longer(t, 0, 80 - t->prompts[0].n, 3);
+    q3_sequence *s = begin(e, &p), *other = begin(e, &t->prompts[1]);
+    assert_false(q3_sequence_reserve(s, p.n + 1));
+    assert_int_equal(q3_engine_free_blocks(e), 5);
+    assert_true(q3_sequence_reserve(s, p.n));
+    assert_false(q3_sequence_reserve(other, 1));
+    float *x = Q3_NEW(&t->run, float, t->model.config.text.vocab_size);
+    logits_of(x, e, s, 0);
+    q3_sequence_destroy(s);
+    assert_int_equal(q3_engine_free_blocks(e), 5);
+    logits_of(x, e, other, 0); // takes the ends of the other's prefix
+    s = begin(e, &p);
+    assert_int_equal(q3_sequence_found(s), 16 * (5 - (t->prompts[1].n + 15) / 16));
+    q3_sequence_destroy(s);
+    q3_sequence_destroy(other);
+    close_engine(e);
+}
+
+static void adapters_and_the_base_in_one_pass_equal_each_alone(void **state)
+{
+    (void)state;
+    bed *t = &beds[0];
+    int64_t V = t->model.config.text.vocab_size;
+    float *alone = Q3_NEW(&t->run, float, 6 * V);
+    q3_prompt p[6];
+    q3_sequence *s[6];
+    q3_feed feeds[6];
+    q3_engine *e = engine(t);
+    for (int i = 0; i < 6; i++) {
+        p[i] = t->prompts[i / 2];
+        p[i].adapter = 1 - i % 3;
+        s[i] = begin(e, &p[i]);
+        logits_of(alone + i * V, e, s[i], 0);
+        q3_sequence_destroy(s[i]);
+        s[i] = begin(e, &p[i]);
+        q3_sequence_evict(s[i]);
+    }
+    pass(e, feeds, s, 6, 0, Q3_WANT_LAST);
+    for (int i = 0; i < 6; i++)
+        assert_true(q3_golden_distance(feeds[i].values, alone + i * V, V) < 1e-5);
+    // what each means is fixed by the old way of loading one
+    assert_true(q3_golden_distance(alone, alone + V, V) > 1e-4);
+    for (int i = 0; i < 6; i++)
+        q3_sequence_destroy(s[i]);
+    close_engine(e);
+}
+
+static void scores_equal_those_of_the_batch(void **state)
+{
+    (void)state;
+    static const int32_t ids[] = { 17, 200, 4, 99, 5 }, other[] = { 17, 200, 8 }, any[] = { 1, 50, 300 };
+    const q3_choice choices[] = {
+        { ids, 5, NULL, 0 }, { other, 3, any, 3 }, { ids + 1, 1, NULL, 0 }, { other, 1, any, 2 }
+    };
+    for (int m = 0; m < MODELS; m++) {
+        bed *t = &beds[m];
+        double want[ROWS * 4], got[ROWS * 4];
+        q3_generator g;
+        ok(q3_generator_create(&g, &t->model, &t->ctx));
+        for (int i = 0; i < ROWS; i++) {
+            const q3_prompt *p = &t->prompts[i];
+            const int64_t begins[2] = { 0, p->n };
+            const q3_batch b = { .n_rows = 1,
+                                 .n_tokens = p->n,
+                                 .row_begin = begins,
+                                 .ids = p->ids,
+                                 .positions = p->positions,
+                                 .n_images = p->n_images,
+                                 .grids = p->grids,
+                                 .patches = p->patches,
+                                 .n_patches = p->n_patches,
+                                 .image_rows = p->image_rows,
+                                 .n_image_rows = p->n_image_rows };
+            ok(q3_generator_begin(&g, &b, 8));
+            ok(q3_score(want + 4 * i, &g, choices, 4));
+        }
+        for (int small = 0; small < 2; small++) {
+            q3_engine *e = engine_of(t, (q3_engine_options){ .kv_type = Q3_F32, .tokens = small ? 64 : 0 });
+            ok(q3_engine_score(got, e, t->prompts, ROWS, choices, 4));
+            for (int i = 0; i < 4 * ROWS; i++)
+                assert_true(fabs(got[i] - want[i]) < 1e-6 * fabs(want[i]));
+            close_engine(e);
+        }
+        q3_generator_destroy(&g);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(greedy_answers_equal_the_reference),
+        cmocka_unit_test(a_sequence_alone_gives_the_same_answer),
+        cmocka_unit_test(cached_logits_equal_those_without_a_cache),
+        cmocka_unit_test(a_picture_goes_through_the_tower_once),
+        cmocka_unit_test(prompts_that_begin_alike_share_blocks),
+        cmocka_unit_test(a_known_prompt_of_whole_blocks_computes_its_last_token_alone),
+        cmocka_unit_test(forks_that_go_apart_equal_sequences_of_their_own),
+        cmocka_unit_test(wrong_guesses_leave_no_trace),
+        cmocka_unit_test(an_evicted_sequence_is_computed_again),
+        cmocka_unit_test(a_full_cache_refuses_and_forgets_what_nobody_uses),
+        cmocka_unit_test(adapters_and_the_base_in_one_pass_equal_each_alone),
+        cmocka_unit_test(scores_equal_those_of_the_batch),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
