@@ -16,6 +16,7 @@ typedef enum q3_option_kind {
     Q3_OPTION_VALUE,    /* --out DIR, --out=DIR */
     Q3_OPTION_OPTIONAL, /* --resume, --resume DIR, --resume=DIR: the value counts when it is no option and no
                            override */
+    Q3_OPTION_ASSIGN,   /* -i key=value: the same as --key=value */
 } q3_option_kind;
 
 typedef struct q3_option {

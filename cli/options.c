@@ -159,15 +159,21 @@ static q3_status read_setting(cursor *c, const char *name, const char *value)
     return Q3_OK;
 }
 
+static q3_status read_long(cursor *c, const char *text);
+
 static q3_status read_option(cursor *c, int index, const char *value)
 {
     const q3_option *option = c->o->table[index];
     if (option->kind == Q3_OPTION_FLAG && value)
         return q3_fail(Q3_ERR_USAGE, "--%s takes no value", option->name);
-    if (option->kind == Q3_OPTION_VALUE && !value)
+    if (option->kind != Q3_OPTION_FLAG && option->kind != Q3_OPTION_OPTIONAL && !value)
         Q3_TRY(next_value(&value, c, option->name, option->value));
     if (option->kind == Q3_OPTION_OPTIONAL && !value)
         value = may_be_value(c) ? c->argv[c->at++] : option->bare;
+    if (option->kind == Q3_OPTION_ASSIGN)
+        return strchr(value, '=') ? read_long(c, value)
+                                  : q3_fail(Q3_ERR_USAGE, "--%s %.60s: write -%c key=value", option->name,
+                                            value, option->letter);
     if (option == &config_options[1])
         return add_override(c->o, value);
     c->o->values[index] = value ? value : "";
@@ -415,7 +421,7 @@ static void help_line(q3_text *out, const q3_option *option)
     char left[80];
     int n = option->letter ? snprintf(left, sizeof left, "  -%c, --%s", option->letter, option->name)
                            : snprintf(left, sizeof left, "  --%s", option->name);
-    if (option->kind == Q3_OPTION_VALUE)
+    if (option->kind == Q3_OPTION_VALUE || option->kind == Q3_OPTION_ASSIGN)
         snprintf(left + n, sizeof left - (size_t)n, " %s", option->value);
     else if (option->kind == Q3_OPTION_OPTIONAL)
         snprintf(left + n, sizeof left - (size_t)n, " [%s]", option->value);

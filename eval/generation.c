@@ -4,30 +4,58 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/sha256.h"
 #include "core/file.h"
 #include "core/log.h"
 
 #define PREFIX "evaluate_qwen3 failed: "
 #define FORCED_PREFIX "{\"label\": \""
 
-enum { PATH_BYTES = 4096 };
+enum {
+    PATH_BYTES = 4096,
+    CHUNK = 2048,             // prompt tokens of a pass: nobody waits for the first token of an answer here
+    PICTURE_BYTES = 64 << 20, // kept features: a picture is asked about twice, for its score and its answer
+};
+
+typedef struct question question;
 
 /* An evaluation on its way. */
 typedef struct evaluator {
     q3_evaluation *out;
-    q3_generator *engine;
+    q3_ctx *ctx;
+    const q3_model *model;
     const q3_tokenizer *tokenizer;
     const q3_generation_options *o;
-    q3_choice *choices;     /* [n_labels]; NULL without the forced choice */
-    int64_t room;           /* tokens behind a prompt */
-    q3_answer_ids *answers; /* [batch_size] */
-    double *scores;         /* [batch_size, n_labels] */
+    q3_eval_progress *progress;
+    void *arg;
+    q3_choice *choices;   /* [n_labels]; NULL without the forced choice */
+    int64_t room;         /* tokens behind a prompt */
+    question **questions; /* [batch_size] not handed to the scheduler yet */
+    int n_questions;
+    q3_prompt *prompts; /* [batch_size] theirs */
+    double *scores;     /* [batch_size, n_labels] */
+    q3_engine *engine;  /* NULL before the first batch */
+    q3_scheduler *scheduler;
+    int64_t done;     /* samples answered or skipped */
+    q3_status status; /* of what happened within a callback */
 } evaluator;
+
+/* A sample that is being answered; gone when it is. */
+struct question {
+    evaluator *ev;
+    q3_prediction *p;
+    uint32_t number; // of the sample
+    q3_arena mem;    // the prompt and the answer's ids
+    q3_prompt prompt;
+    unsigned char hash[1][Q3_PICTURE_HASH_BYTES];
+    int32_t *ids; // [max_new_tokens]
+    int64_t n;
+};
 
 /* Tokens that begin with a quote: any of them closes a word. */
 static q3_status closing_ids(int32_t **ids, int64_t *n, evaluator *ev)
 {
-    int64_t size = q3_tokenizer_size(ev->tokenizer), vocab = ev->engine->model->config.text.vocab_size;
+    int64_t size = q3_tokenizer_size(ev->tokenizer), vocab = ev->model->config.text.vocab_size;
     *n = 0;
     *ids = Q3_NEW(&ev->out->mem, int32_t, size);
     if (!*ids)
@@ -65,11 +93,11 @@ static q3_status create_choice(q3_choice *out, evaluator *ev, const char *label,
     st = st || kept ? st : Q3_ERR_MEMORY;
     for (size_t i = 0; i < ids.n && st == Q3_OK; i++) {
         kept[i] = ids.ids[i];
-        if (kept[i] >= ev->engine->model->config.text.vocab_size)
+        if (kept[i] >= ev->model->config.text.vocab_size)
             st = q3_fail(Q3_ERR_MODEL,
                          "token %d of label \"%s\" is beyond the model's vocabulary of %d; do tokenizer and "
                          "model belong together?",
-                         (int)kept[i], label, ev->engine->model->config.text.vocab_size);
+                         (int)kept[i], label, ev->model->config.text.vocab_size);
     }
     *out = (q3_choice){ .ids = kept, .n = (int64_t)ids.n };
     if (st == Q3_OK && ids.n > 1 && is_quote(ev->tokenizer, kept[ids.n - 1]))
@@ -122,13 +150,13 @@ static q3_status keep(const char **out, evaluator *ev, const char *text)
     return text && !*out ? Q3_ERR_MEMORY : Q3_OK;
 }
 
-static q3_status keep_output(q3_prediction *p, evaluator *ev, const q3_answer_ids *a)
+static q3_status keep_output(q3_prediction *p, evaluator *ev, const question *q)
 {
     q3_text text = { 0 };
-    int32_t *ids = Q3_NEW(&ev->out->mem, int32_t, a->n);
+    int32_t *ids = Q3_NEW(&ev->out->mem, int32_t, q->n);
     Q3_TRY(ids ? Q3_OK : Q3_ERR_MEMORY);
-    memcpy(ids, a->ids, (size_t)a->n * sizeof *ids);
-    q3_status st = q3_tokenizer_decode(&text, ev->tokenizer, ids, (size_t)a->n, true);
+    memcpy(ids, q->ids, (size_t)q->n * sizeof *ids);
+    q3_status st = q3_tokenizer_decode(&text, ev->tokenizer, ids, (size_t)q->n, true);
     char *output = st == Q3_OK ? q3_arena_alloc(&ev->out->mem, text.size + 1) : NULL;
     st = st || output ? st : Q3_ERR_MEMORY;
     if (st == Q3_OK) {
@@ -137,8 +165,7 @@ static q3_status keep_output(q3_prediction *p, evaluator *ev, const q3_answer_id
         output[text.size] = 0;
     }
     p->output_ids = ids;
-    p->n_output = a->n;
-    p->ended = a->ended;
+    p->n_output = q->n;
     p->output = output;
     p->output_bytes = text.size;
     q3_text_free(&text);
@@ -164,65 +191,250 @@ static q3_status keep_forced(q3_prediction *p, evaluator *ev, const double *scor
     return Q3_OK;
 }
 
-static q3_status keep_prediction(evaluator *ev, const q3_sample *s, const q3_row *row, const q3_answer_ids *a,
-                                 const double *scores)
+/* What is known of a sample before it is answered. */
+static q3_status keep_sample(q3_prediction *p, evaluator *ev, const q3_sample *s, const q3_row *row)
 {
-    q3_prediction *p = &ev->out->predictions[ev->out->n];
     *p = (q3_prediction){ .prompt_tokens = row->n, .forced = -1 };
     Q3_TRY(gold_of(&p->gold, ev->out->labels, s));
     Q3_TRY(keep(&p->where, ev, s->where));
     Q3_TRY(keep(&p->id, ev, s->id));
-    Q3_TRY(keep(&p->source, ev, s->source));
-    Q3_TRY(keep_output(p, ev, a));
-    if (scores)
-        Q3_TRY(keep_forced(p, ev, scores));
-    ev->out->n++;
+    return keep(&p->source, ev, s->source);
+}
+
+static void free_question(question *q)
+{
+    q3_arena_destroy(&q->mem);
+    q3_free(q);
+}
+
+/* Ids, positions, picture and answer, with red zones. */
+static size_t question_bytes(const evaluator *ev, const q3_row *row)
+{
+    const q3_vision_spec *v = &ev->o->source.collator->vision;
+    size_t patch = 3 * sizeof(float) * (size_t)v->tpatch * (size_t)v->patch * (size_t)v->patch;
+    size_t token = 5 * sizeof(int32_t); // id, three positions, a row of the picture
+    return ((size_t)row->n + 1) * token + (size_t)row->patches.n * patch +
+           (size_t)ev->o->max_new_tokens * sizeof(int32_t) + ((size_t)64 << 10);
+}
+
+static void hash_picture(question *q, const q3_row *row)
+{
+    const q3_vision_spec *v = &q->ev->o->source.collator->vision;
+    size_t patch = 3 * sizeof(float) * (size_t)v->tpatch * (size_t)v->patch * (size_t)v->patch;
+    q3_sha256 sum;
+    q3_sha256_begin(&sum);
+    q3_sha256_add(&sum, row->patches.grid, sizeof row->patches.grid);
+    q3_sha256_add(&sum, row->patches.data, (size_t)row->patches.n * patch);
+    q3_sha256_end(q->hash[0], &sum);
+}
+
+/* The loader's batch goes with the next one, so the prompt is copied. */
+static q3_status fill_question(question *q, const q3_row *row)
+{
+    q3_batch b;
+    const q3_row *const rows[] = { row };
+    Q3_TRY(q3_arena_create(&q->mem, "question", question_bytes(q->ev, row)));
+    Q3_TRY(q3_pack(&b, &q->mem, q->ev->o->source.collator, rows, 1));
+    q->ids = Q3_NEW(&q->mem, int32_t, q->ev->o->max_new_tokens);
+    if (!q->ids)
+        return Q3_ERR_MEMORY;
+    if (b.n_images)
+        hash_picture(q, row);
+    q->prompt = (q3_prompt){ .ids = b.ids,
+                             .n = b.n_tokens,
+                             .positions = b.positions,
+                             .n_images = b.n_images,
+                             .grids = b.grids,
+                             .patches = b.patches,
+                             .n_patches = b.n_patches,
+                             .image_rows = b.image_rows,
+                             .n_image_rows = b.n_image_rows,
+                             .hashes = (const unsigned char(*)[Q3_PICTURE_HASH_BYTES])q->hash,
+                             .adapter = -1 };
     return Q3_OK;
 }
 
-static q3_status answer_batch(evaluator *ev, const q3_loaded *l)
+static q3_status create_question(evaluator *ev, const q3_sample *s, const q3_row *row, int64_t number)
 {
-    const q3_generation_options *o = ev->o;
-    const q3_generate_options generate = { .max_new_tokens = o->max_new_tokens,
-                                           .sampling = o->sampling,
-                                           .eos = o->eos,
-                                           .n_eos = o->n_eos,
-                                           .first_request = (uint32_t)(l->index * o->source.batch_size) };
-    Q3_TRY(q3_generator_begin(ev->engine, &l->batch, ev->room));
-    if (ev->choices)
-        Q3_TRY(q3_score(ev->scores, ev->engine, ev->choices, o->n_labels));
-    Q3_TRY(q3_generate(ev->answers, ev->engine, &generate));
-    int64_t row = 0;
-    for (int64_t i = 0; i < l->n_samples; i++) {
-        if (l->rows[i].skipped)
-            continue;
-        Q3_TRY(keep_prediction(ev, &l->samples[i], &l->rows[i], &ev->answers[row],
-                               ev->choices ? ev->scores + row * o->n_labels : NULL));
-        row++;
+    question *q = q3_calloc(1, sizeof *q);
+    if (!q)
+        return Q3_ERR_MEMORY;
+    *q = (question){ .ev = ev, .p = &ev->out->predictions[ev->out->n], .number = (uint32_t)number };
+    q3_status st = fill_question(q, row);
+    st = st ? st : keep_sample(q->p, ev, s, row);
+    if (st != Q3_OK) {
+        free_question(q);
+        return st;
+    }
+    ev->out->n++;
+    ev->prompts[ev->n_questions] = q->prompt;
+    ev->questions[ev->n_questions++] = q;
+    return Q3_OK;
+}
+
+/* One sample more is done. */
+static q3_status count(evaluator *ev)
+{
+    const q3_loader_source *source = &ev->o->source;
+    ev->done++;
+    if (!ev->progress || (ev->done % source->batch_size && ev->done < source->n_samples))
+        return Q3_OK;
+    return ev->progress(ev->arg, ev->done, source->n_samples);
+}
+
+static bool on_token(void *arg, const q3_token_event *e)
+{
+    question *q = arg;
+    q->ids[q->n++] = e->id;
+    return true;
+}
+
+/* The first thing that goes wrong is what is told. */
+static void on_end(void *arg, const q3_outcome_of_request *outcome)
+{
+    question *q = arg;
+    evaluator *ev = q->ev;
+    bool answered = outcome->finish == Q3_FINISH_STOP || outcome->finish == Q3_FINISH_LENGTH;
+    q->p->ended = outcome->finish == Q3_FINISH_STOP;
+    if (ev->status == Q3_OK && outcome->finish == Q3_FINISH_FAILED)
+        ev->status = outcome->status;
+    if (ev->status == Q3_OK && answered)
+        ev->status = keep_output(q->p, ev, q);
+    if (ev->status == Q3_OK && answered)
+        ev->status = count(ev);
+    free_question(q);
+}
+
+/* Steps until nobody waits to be answered, or until all are. */
+static q3_status work(evaluator *ev, bool all)
+{
+    while (ev->scheduler) {
+        q3_scheduler_stats now;
+        q3_scheduler_stats_of(&now, ev->scheduler);
+        if (!now.waiting && (!all || !now.running))
+            break;
+        Q3_TRY(q3_scheduler_step(ev->scheduler));
+        Q3_TRY(ev->status);
     }
     return Q3_OK;
 }
 
-static q3_status answer_all(evaluator *ev, q3_eval_progress *progress, void *arg)
+static void close_engine(evaluator *ev)
+{
+    q3_scheduler_destroy(ev->scheduler);
+    q3_engine_destroy(ev->engine);
+    ev->scheduler = NULL;
+    ev->engine = NULL;
+}
+
+/* A cache for a batch that is answered and one whose prompts are computed; for one, where memory is short. */
+static q3_status open_engine(evaluator *ev, int64_t tokens)
+{
+    q3_status st = Q3_ERR_MEMORY;
+    for (int batches = 2; batches > 0 && st == Q3_ERR_MEMORY; batches--) {
+        const q3_engine_options options = { .kv_type = Q3_DTYPES,
+                                            .tokens = batches * tokens,
+                                            .feature_bytes = PICTURE_BYTES };
+        st = q3_engine_create(&ev->engine, ev->model, ev->ctx, NULL, &options);
+    }
+    if (st != Q3_OK) {
+        ev->engine = NULL;
+        return st;
+    }
+    const q3_scheduler_options options = { .max_running = (int)ev->o->source.batch_size, .chunk = CHUNK };
+    return q3_scheduler_create(&ev->scheduler, ev->engine, &options);
+}
+
+/* The cache grows when prompts come that are longer than all before. */
+static q3_status prepare_engine(evaluator *ev)
+{
+    int64_t longest = 0;
+    for (int i = 0; i < ev->n_questions; i++)
+        longest = ev->prompts[i].n > longest ? ev->prompts[i].n : longest;
+    int64_t blocks = (longest + ev->room) / Q3_ENGINE_BLOCK + 2; // a begun one, and one that a fork writes to
+    int64_t needed = ev->o->source.batch_size * blocks;
+    if (ev->engine && q3_engine_blocks(ev->engine) >= needed)
+        return Q3_OK;
+    Q3_TRY(work(ev, true));
+    close_engine(ev);
+    return open_engine(ev, needed * Q3_ENGINE_BLOCK);
+}
+
+static q3_status score(evaluator *ev)
+{
+    q3_status st =
+        q3_engine_score(ev->scores, ev->engine, ev->prompts, ev->n_questions, ev->choices, ev->o->n_labels);
+    if (st != Q3_ERR_MEMORY || q3_scheduler_idle(ev->scheduler))
+        return st;
+    Q3_TRY(work(ev, true)); // those that are being answered have the blocks
+    return q3_engine_score(ev->scores, ev->engine, ev->prompts, ev->n_questions, ev->choices,
+                           ev->o->n_labels);
+}
+
+static q3_status submit(evaluator *ev, question *q)
+{
+    uint64_t ticket;
+    const q3_request r = { .prompt = q->prompt,
+                           .sampling = ev->o->sampling,
+                           .number = q->number,
+                           .max_new_tokens = ev->o->max_new_tokens,
+                           .eos = ev->o->eos,
+                           .n_eos = ev->o->n_eos,
+                           .logprobs = -1,
+                           .on_token = on_token,
+                           .on_end = on_end,
+                           .arg = q };
+    q3_status st = q3_scheduler_submit(&ticket, ev->scheduler, &r);
+    return st ? q3_wrap(st, "%s", q->p->where) : Q3_OK;
+}
+
+static void free_questions(evaluator *ev)
+{
+    while (ev->n_questions)
+        free_question(ev->questions[--ev->n_questions]);
+}
+
+static q3_status ask_batch(evaluator *ev, const q3_loaded *l)
+{
+    for (int64_t i = 0; i < l->n_samples; i++) {
+        int64_t number = l->index * ev->o->source.batch_size + i;
+        Q3_TRY(l->rows[i].skipped ? count(ev) : create_question(ev, &l->samples[i], &l->rows[i], number));
+    }
+    if (!ev->n_questions)
+        return Q3_OK;
+    Q3_TRY(prepare_engine(ev));
+    if (ev->choices)
+        Q3_TRY(score(ev));
+    for (int i = 0; i < ev->n_questions && ev->choices; i++)
+        Q3_TRY(keep_forced(ev->questions[i]->p, ev, ev->scores + (ptrdiff_t)i * ev->o->n_labels));
+    int n = ev->n_questions;
+    ev->n_questions = 0;
+    for (int i = 0; i < n; i++) {
+        q3_status st = submit(ev, ev->questions[i]);
+        if (st == Q3_OK)
+            continue;
+        for (; i < n; i++)
+            free_question(ev->questions[i]);
+        return st;
+    }
+    return work(ev, false);
+}
+
+static q3_status ask_all(evaluator *ev)
 {
     q3_loader *loader;
     q3_loader_source source = ev->o->source;
     source.training = source.shuffle = false;
-    int64_t batches = q3_loader_per_epoch(&source), done = 0;
+    int64_t batches = q3_loader_per_epoch(&source);
     Q3_TRY(q3_loader_create(&loader, &source, 0, 1, 3));
     q3_status st = Q3_OK;
     for (int64_t i = 0; i < batches && st == Q3_OK; i++) {
         const q3_loaded *l;
         st = q3_loader_next(&l, loader);
-        st = st ? st : answer_batch(ev, l);
-        if (st != Q3_OK)
-            break;
-        done += l->n_samples;
-        if (progress)
-            st = progress(arg, done, source.n_samples);
+        st = st ? st : ask_batch(ev, l);
     }
     q3_loader_destroy(loader);
-    return st;
+    return st ? st : work(ev, true);
 }
 
 q3_status q3_evaluation_measure(q3_evaluation *e, uint64_t seed)
@@ -248,32 +460,41 @@ static size_t room_for(const q3_generation_options *o)
     return ((size_t)64 << 20) + (size_t)o->source.n_samples * (sample + (size_t)o->max_new_tokens * token);
 }
 
-static q3_status evaluate(evaluator *ev, q3_eval_progress *progress, void *arg)
+static q3_status evaluate(evaluator *ev)
 {
     q3_evaluation *e = ev->out;
+    int64_t batch = ev->o->source.batch_size;
     Q3_TRY(q3_arena_create(&e->mem, "evaluation", room_for(ev->o)));
     e->labels = Q3_NEW(&e->mem, q3_labels, 1);
     e->predictions = Q3_NEW(&e->mem, q3_prediction, ev->o->source.n_samples);
-    ev->answers = Q3_NEW(&e->mem, q3_answer_ids, ev->o->source.batch_size);
-    if (!e->labels || !e->predictions || !ev->answers)
+    ev->questions = Q3_NEW(&e->mem, question *, batch);
+    ev->prompts = Q3_NEW(&e->mem, q3_prompt, batch);
+    if (!e->labels || !e->predictions || !ev->questions || !ev->prompts)
         return Q3_ERR_MEMORY;
     Q3_TRY(q3_labels_create(e->labels, &e->mem, ev->o->labels, ev->o->n_labels));
     if (ev->o->forced)
         Q3_TRY(create_choices(ev));
-    Q3_TRY(answer_all(ev, progress, arg));
+    Q3_TRY(ask_all(ev));
     return q3_evaluation_measure(e, ev->o->sampling.seed);
 }
 
-q3_status q3_evaluate(q3_evaluation *out, q3_generator *engine, const q3_tokenizer *tokenizer,
+q3_status q3_evaluate(q3_evaluation *out, q3_ctx *ctx, const q3_model *model, const q3_tokenizer *tokenizer,
                       const q3_generation_options *options, q3_eval_progress *progress, void *arg)
 {
     double start = q3_seconds();
-    evaluator ev = {
-        .out = out, .engine = engine, .tokenizer = tokenizer, .o = options, .room = options->max_new_tokens
-    };
+    evaluator ev = { .out = out,
+                     .ctx = ctx,
+                     .model = model,
+                     .tokenizer = tokenizer,
+                     .o = options,
+                     .progress = progress,
+                     .arg = arg,
+                     .room = options->max_new_tokens };
     *out = (q3_evaluation){ 0 };
-    q3_status st = evaluate(&ev, progress, arg);
-    q3_step_begin(engine->ctx, false);
+    q3_status st = evaluate(&ev);
+    free_questions(&ev);
+    close_engine(&ev);
+    q3_step_begin(ctx, false);
     out->seconds = q3_seconds() - start;
     if (st == Q3_OK)
         return Q3_OK;

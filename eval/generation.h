@@ -1,6 +1,6 @@
 /* eval/generation.h - the model's own answers to a data set, and how often they are right.
  *
- * Every prompt is answered with its own key/value cache, batch by batch, until an end token; the answer is
+ * The prompts are answered side by side, one joining where another has met its end token; the answer is
  * read for a label (eval/answers.h) and compared with the sample's: that of its target, or its field
  * `label` where there is no target. Beside that, the forced choice: the probabilities of the labels' words
  * behind a fixed beginning of an answer, for a base model that was never tuned may not answer in the asked
@@ -16,13 +16,16 @@
 
 #include "eval/loss.h"
 #include "eval/metrics.h"
-#include "infer/generator.h"
+#include "infer/scheduler.h"
 
 typedef struct q3_generation_options {
-    q3_loader_source source; /* taken as prompts in file order, whatever `training` and `shuffle` say */
+    q3_loader_source
+        source; /* taken as prompts in file order, whatever `training` and `shuffle` say; batch_size of
+                                them are answered at a time */
     int64_t max_new_tokens;
-    q3_sampling sampling; /* requests are numbered by sample; the seed also resamples the accuracy's interval */
-    const int32_t *eos;   /* [n_eos] any of them ends an answer */
+    q3_sampling
+        sampling;       /* requests are numbered by sample; the seed also resamples the accuracy's interval */
+    const int32_t *eos; /* [n_eos] any of them ends an answer */
     int n_eos;
     const char *const *labels; /* [n_labels] as the targets spell them */
     int n_labels;
@@ -56,11 +59,12 @@ typedef struct q3_evaluation {
     double seconds;
 } q3_evaluation;
 
-/* `progress` is called after every batch with the samples done; may be NULL. The step arena of the
- * engine's context is used and left empty. On failure there is nothing to free. Errors: those of the
- * loader and the engine; Q3_ERR_DATA (a sample whose label is none of the labels, named), Q3_ERR_USAGE
- * (labels), Q3_ERR_MODEL (tokenizer and model do not fit together). */
-q3_status q3_evaluate(q3_evaluation *out, q3_generator *engine, const q3_tokenizer *tokenizer,
+/* `progress` is called with the samples done after every batch_size of them and the last; may be NULL. The key/value
+ * cache is made for this evaluation and gone when it returns, for the weights may change; the context's step arena is
+ * used and left empty. On failure there is nothing to free. Errors: those of the loader, the engine and the scheduler;
+ * Q3_ERR_DATA (a sample whose label is none of the labels, named), Q3_ERR_USAGE (labels), Q3_ERR_MODEL (tokenizer and
+ * model do not fit together). */
+q3_status q3_evaluate(q3_evaluation *out, q3_ctx *ctx, const q3_model *model, const q3_tokenizer *tokenizer,
                       const q3_generation_options *options, q3_eval_progress *progress, void *arg);
 void q3_evaluation_free(q3_evaluation *e); /* fine on a zeroed one */
 

@@ -61,22 +61,19 @@ q3_generation_options q3_generation_options_of(const q3_trainer *t)
     };
 }
 
-q3_status q3_finish_create(q3_finish *out, q3_trainer *t)
+void q3_finish_create(q3_finisher *out, q3_trainer *t)
 {
-    *out = (q3_finish){
+    *out = (q3_finisher){
         .t = t, .start = q3_seconds(), .first_step = t->state.step, .first_epoch = t->state.epoch
     };
-    Q3_TRY(q3_generator_create(&out->engine, &t->model, &t->ctx));
-    return Q3_OK;
 }
 
-void q3_finish_destroy(q3_finish *f)
+void q3_finish_destroy(q3_finisher *f)
 {
     if (f->has_pre)
         q3_evaluation_free(&f->pre);
     if (f->has_post)
         q3_evaluation_free(&f->post);
-    q3_generator_destroy(&f->engine);
 }
 
 static q3_status show(void *arg, int64_t done, int64_t of)
@@ -123,11 +120,12 @@ static q3_status stopped(q3_trainer *t, const char *name)
                    "stopped during the %s evaluation, everything is saved; continue with --resume", name);
 }
 
-static q3_status evaluate(q3_evaluation *out, q3_finish *f, const char *name)
+static q3_status evaluate(q3_evaluation *out, q3_finisher *f, const char *name)
 {
     q3_trainer *t = f->t;
     const q3_generation_options options = q3_generation_options_of(t);
-    q3_status st = q3_evaluate(out, &f->engine, t->tokenizer, &options, show, (void *)(uintptr_t)name);
+    q3_status st =
+        q3_evaluate(out, &t->ctx, &t->model, t->tokenizer, &options, show, (void *)(uintptr_t)name);
     if (st != Q3_OK && st == q3_stop_asked())
         return stopped(t, name);
     Q3_TRY(st);
@@ -147,7 +145,7 @@ static bool exists_in(const char *dir, const char *name)
     return is;
 }
 
-q3_status q3_finish_before(q3_finish *f)
+q3_status q3_finish_before(q3_finisher *f)
 {
     q3_trainer *t = f->t;
     if (!t->config->eval.pre)
@@ -180,7 +178,7 @@ static q3_status load_best(q3_trainer *t)
     return st;
 }
 
-static q3_status summary_line(q3_finish *f)
+static q3_status summary_line(q3_finisher *f)
 {
     const q3_trainer *t = f->t;
     q3_text line = { 0 };
@@ -210,7 +208,7 @@ typedef struct examples {
     int n;
 } examples;
 
-static void add_example(examples *x, const q3_finish *f, int64_t index)
+static void add_example(examples *x, const q3_finisher *f, int64_t index)
 {
     int at = x->n;
     q3_sample *s = &x->samples[at];
@@ -236,7 +234,7 @@ static void add_example(examples *x, const q3_finish *f, int64_t index)
 }
 
 /* A few right ones spread over the set, and the first wrong ones. */
-static void choose_examples(examples *x, const q3_finish *f)
+static void choose_examples(examples *x, const q3_finisher *f)
 {
     const q3_evaluation *e = f->has_post ? &f->post : f->has_pre ? &f->pre : NULL;
     int64_t stride = e && e->n > EXAMPLES ? e->n / (EXAMPLES - 4) : 1;
@@ -280,7 +278,7 @@ static q3_status make_curves(curves *c, const q3_state *s)
     return Q3_OK;
 }
 
-static q3_status fill_report(q3_text *page, q3_finish *f, const curves *c, const examples *x,
+static q3_status fill_report(q3_text *page, q3_finisher *f, const curves *c, const examples *x,
                              const char *settings)
 {
     const q3_trainer *t = f->t;
@@ -311,7 +309,7 @@ static q3_status fill_report(q3_text *page, q3_finish *f, const curves *c, const
     return q3_report_write(page, &data);
 }
 
-static q3_status write_report(q3_finish *f)
+static q3_status write_report(q3_finisher *f)
 {
     q3_text page = { 0 }, settings = { 0 };
     examples x = { 0 };
@@ -334,7 +332,7 @@ static q3_status write_report(q3_finish *f)
     return st;
 }
 
-q3_status q3_finish_after(q3_finish *f)
+q3_status q3_finish_after(q3_finisher *f)
 {
     q3_trainer *t = f->t;
     Q3_TRY(load_best(t));

@@ -11,15 +11,14 @@
 #include "eval/generation.h"
 #include "train/trainer.h"
 
-typedef struct q3_finish {
+typedef struct q3_finisher {
     q3_trainer *t; /* borrowed */
-    q3_generator engine;
     bool has_pre, has_post;
     q3_evaluation pre, post;
     double start; /* q3_seconds() when the process began to train, and where it stood */
     int64_t first_step;
     double first_epoch;
-} q3_finish;
+} q3_finisher;
 
 /* The evaluation data as the loss is taken over them: the batch size is part of what it means (eval/loss.h). */
 q3_loader_source q3_eval_source_of(const q3_trainer *t);
@@ -27,13 +26,13 @@ q3_loader_source q3_eval_source_of(const q3_trainer *t);
 /* How the config wants answers to be generated. */
 q3_generation_options q3_generation_options_of(const q3_trainer *t);
 
-q3_status q3_finish_create(q3_finish *out, q3_trainer *t);
-void q3_finish_destroy(q3_finish *f);
+void q3_finish_create(q3_finisher *out, q3_trainer *t);
+void q3_finish_destroy(q3_finisher *f);
 
 /* The evaluation before training: made, or read back when the run resumes and it is there. */
-q3_status q3_finish_before(q3_finish *f);
+q3_status q3_finish_before(q3_finisher *f);
 
 /* Best weights, evaluation after training, all files. */
-q3_status q3_finish_after(q3_finish *f);
+q3_status q3_finish_after(q3_finisher *f);
 
 #endif

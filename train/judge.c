@@ -23,20 +23,16 @@ static q3_status show_answers(void *arg, int64_t done, int64_t of)
 
 static q3_status judge_answers(q3_text *out, q3_trainer *t, const q3_loss_result *loss, const char *dir)
 {
-    q3_generator engine;
     q3_evaluation e;
     const q3_generation_options options = q3_generation_options_of(t);
-    Q3_TRY(q3_generator_create(&engine, &t->model, &t->ctx));
-    q3_status st = q3_evaluate(&e, &engine, t->tokenizer, &options, show_answers, NULL);
-    q3_generator_destroy(&engine);
-    Q3_TRY(st);
+    Q3_TRY(q3_evaluate(&e, &t->ctx, &t->model, t->tokenizer, &options, show_answers, NULL));
     q3_progress_generation("generation", &e.metrics, e.seconds);
     q3_text_printf(out, "{\n  \"eval_loss\": ");
     q3_text_json_number(out, loss->loss);
     q3_text_printf(out, ",\n  \"eval_samples\": %lld,\n  \"generation\": ", (long long)loss->n_samples);
     q3_metrics_write(out, &e.metrics, 2);
     q3_text_printf(out, "\n}\n");
-    st = out->failed ? Q3_ERR_MEMORY : dir ? q3_evaluation_write(&e, dir, "eval") : Q3_OK;
+    q3_status st = out->failed ? Q3_ERR_MEMORY : dir ? q3_evaluation_write(&e, dir, "eval") : Q3_OK;
     q3_evaluation_free(&e);
     return st;
 }

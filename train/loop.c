@@ -222,11 +222,10 @@ static q3_status run(q3_config *config, const char *dir, const char *checkpoint,
     Q3_TRY(q3_trainer_open(&t, config));
     t.output_dir = dir;
     q3_stop_catch();
-    q3_finish f;
+    q3_finisher f;
     q3_status st = prepare(&t, checkpoint, options);
-    if (st == Q3_OK)
-        st = q3_finish_create(&f, &t);
     if (st == Q3_OK) {
+        q3_finish_create(&f, &t);
         st = q3_finish_before(&f);
         st = st ? st : train(&t, options);
         st = st ? st : q3_finish_after(&f);

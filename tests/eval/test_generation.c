@@ -25,7 +25,6 @@ static const int golds[SAMPLES] = { 1, 0, 1, 0, 1, 1, 1 };
 static q3_arena run, step;
 static q3_model model;
 static q3_ctx ctx;
-static q3_generator engine;
 static q3_tokenizer *tokenizer;
 static q3_collator collator;
 static q3_dataset *data;
@@ -47,7 +46,6 @@ static int setup(void **state)
         q3_json_open(&golden, TRAINING "/golden.json", (size_t)1 << 20) != Q3_OK)
         fail_msg("%s", q3_error());
     collator.system_prompt = "You judge posts.";
-    assert_int_equal(q3_generator_create(&engine, &model, &ctx), Q3_OK);
     return 0;
 }
 
@@ -56,7 +54,6 @@ static int teardown(void **state)
     (void)state;
     q3_json_close(&golden);
     q3_dataset_close(data);
-    q3_generator_destroy(&engine);
     q3_tokenizer_close(tokenizer);
     q3_model_close(&model);
     q3_ctx_destroy(&ctx);
@@ -82,7 +79,7 @@ static q3_generation_options settings(int64_t batch_size)
 static q3_evaluation evaluated(const q3_generation_options *o)
 {
     q3_evaluation e;
-    if (q3_evaluate(&e, &engine, tokenizer, o, NULL, NULL) != Q3_OK)
+    if (q3_evaluate(&e, &ctx, &model, tokenizer, o, NULL, NULL) != Q3_OK)
         fail_msg("%s", q3_error());
     return e;
 }
@@ -90,7 +87,7 @@ static q3_evaluation evaluated(const q3_generation_options *o)
 static void assert_refused(const q3_generation_options *o, q3_status expected, const char *sentence)
 {
     q3_evaluation e;
-    assert_int_equal(q3_evaluate(&e, &engine, tokenizer, o, NULL, NULL), expected);
+    assert_int_equal(q3_evaluate(&e, &ctx, &model, tokenizer, o, NULL, NULL), expected);
     assert_int_equal(strncmp(q3_error(), PREFIX, strlen(PREFIX)), 0);
     if (!strstr(q3_error(), sentence))
         fail_msg("%s", q3_error());
@@ -355,13 +352,13 @@ static void progress_counts_samples_and_may_stop(void **state)
     const q3_generation_options o = settings(3);
     q3_evaluation e;
     calls c = { 0 };
-    assert_int_equal(q3_evaluate(&e, &engine, tokenizer, &o, note, &c), Q3_OK);
+    assert_int_equal(q3_evaluate(&e, &ctx, &model, tokenizer, &o, note, &c), Q3_OK);
     assert_int_equal(c.n, 3);
     assert_int_equal(c.done[0], 3);
     assert_int_equal(c.done[2], SAMPLES);
     q3_evaluation_free(&e);
     c = (calls){ .stop_at = 2 };
-    assert_int_equal(q3_evaluate(&e, &engine, tokenizer, &o, note, &c), Q3_ERR_INTERRUPTED);
+    assert_int_equal(q3_evaluate(&e, &ctx, &model, tokenizer, &o, note, &c), Q3_ERR_INTERRUPTED);
     assert_string_equal(q3_error(), PREFIX "enough");
     assert_int_equal(c.n, 2);
     assert_int_equal(step.used, 0);
