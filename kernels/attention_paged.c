@@ -74,9 +74,17 @@ static void some_queries(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
-void q3_attention_paged_cpu(const q3_attention_paged_args *a)
+static void q3_attention_paged_reference(const q3_attention_paged_args *a)
 {
     q3_attention_paged_args copy = *a;
     if (a->rows > 0)
         q3_parallel((int64_t)a->begins[a->rows] * a->heads, 1, some_queries, &copy);
+}
+
+void q3_attention_paged_cpu(const q3_attention_paged_args *a)
+{
+    if (a->dtype == Q3_F32)
+        Q3_DISPATCH(q3_attention_paged, a);
+    else
+        q3_attention_paged_reference(a);
 }

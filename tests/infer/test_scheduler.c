@@ -647,22 +647,35 @@ static void prompts_that_begin_alike_let_the_first_compute_it_for_all(void **sta
     close_desk(&d);
 }
 
+/* A prompt that ends with a picture whose values are not finite. */
+static q3_prompt flawed_prompt(t_bed *t)
+{
+    const q3_vision_config *v = &t->model.config.vision;
+    int row = 0;
+    while (row < T_PROMPTS && t->prompts[row].n_images != 1)
+        row++;
+    assert_true(row < T_PROMPTS);
+    q3_prompt p = t->prompts[row];
+    int64_t width = 3 * (int64_t)v->temporal_patch_size * v->patch_size * v->patch_size;
+    int64_t n = p.image_rows[p.n_image_rows - 1] + 1;
+    float *patches = Q3_NEW(&t->run, float, p.n_patches *width);
+    int32_t *positions = Q3_NEW(&t->run, int32_t, 3 * n);
+    for (int64_t i = 0; i < p.n_patches * width; i++)
+        patches[i] = NAN;
+    for (int axis = 0; axis < 3; axis++)
+        memcpy(positions + axis * n, p.positions + axis * p.n, (size_t)n * sizeof *positions);
+    p.n = n;
+    p.positions = positions;
+    p.patches = patches;
+    return p;
+}
+
 static void what_is_not_finite_fails_alone(void **state)
 {
     (void)state;
     t_bed *t = &t_beds[0];
     desk d = open_with(t, PLENTY, 0, 0);
-    int bad = 0;
-    while (bad < T_PROMPTS && !t->prompts[bad].n_images)
-        bad++;
-    assert_true(bad < T_PROMPTS);
-    q3_prompt flawed = t->prompts[bad];
-    int64_t width = 3 * (int64_t)t->model.config.vision.temporal_patch_size *
-                    t->model.config.vision.patch_size * t->model.config.vision.patch_size;
-    float *patches = Q3_NEW(&t->run, float, flawed.n_patches *width);
-    memcpy(patches, flawed.patches, (size_t)(flawed.n_patches * width) * sizeof *patches);
-    patches[3] = NAN;
-    flawed.patches = patches;
+    const q3_prompt flawed = flawed_prompt(t);
     answer a[T_PROMPTS + 1];
     for (int i = 0; i <= T_PROMPTS; i++) {
         q3_request r = request_of(i < T_PROMPTS ? &t->prompts[i] : &flawed, &a[i], T_ANSWER);
