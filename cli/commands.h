@@ -66,6 +66,7 @@ typedef struct q3_command {
     X(eval)                                                                                                  \
     X(generate)                                                                                              \
     X(chat)                                                                                                  \
+    X(serve)                                                                                                 \
     X(tokenize)                                                                                              \
     X(trace)                                                                                                 \
     X(quantize)                                                                                              \

@@ -66,6 +66,7 @@ struct q3_cog {
     prediction *running;
     int n_running, n_threads;
     int64_t made;
+    atomic_bool stop;
 };
 
 static q3_cog *cog_of(const q3_exchange *x)
@@ -555,7 +556,9 @@ static q3_status make_generation(prediction *p, const q3_app *app, const cJSON *
     t->sampling.temperature = (float)q3_cog_number(input, Q3_COG_GENERATE, "temperature");
     t->sampling.do_sample = t->sampling.temperature > 0;
     t->sampling.top_p = (float)q3_cog_number(input, Q3_COG_GENERATE, "top_p");
-    t->sampling.seed = q3_random_seed();
+    t->sampling.seed = q3_app_seed(app);
+    t->stops = app->stops;
+    t->n_stops = app->n_stops;
     t->max_new_tokens = (int64_t)q3_cog_number(input, Q3_COG_GENERATE, "max_new_tokens");
     t->logprobs = -1;
     if (app->max_new_tokens_limit && t->max_new_tokens > app->max_new_tokens_limit)
@@ -626,6 +629,7 @@ static bool read_webhook(prediction *p, q3_exchange *x)
     p->hook = (q3_webhook){ .url = cJSON_GetStringValue(url),
                             .judge = o->webhooks == Q3_WEBHOOKS_PUBLIC ? q3_address_public : NULL,
                             .token = o->webhook_token,
+                            .stop = &p->cog->stop,
                             .interval = o->webhook_interval };
     const cJSON *filter = cJSON_GetObjectItemCaseSensitive(p->doc.root, "webhook_events_filter");
     if (!read_events(&p->hook.events, filter)) {
@@ -995,6 +999,7 @@ void q3_cog_destroy(q3_cog *c)
 {
     if (!c)
         return;
+    atomic_store(&c->stop, true);
     pthread_mutex_lock(&c->lock);
     while (c->n_threads > 0)
         pthread_cond_wait(&c->ended, &c->lock);

@@ -227,13 +227,12 @@ static q3_status make_constraint(q3_constraint **out, const answering *a, const 
 }
 
 /* The settings of all tasks, from prompts that lie in every n-th of them. */
-static q3_status fill_tasks(answering *a, const q3_session *s, int adapter)
+static q3_status fill_tasks(answering *a, const q3_app *app, int adapter)
 {
     const q3_openai_request *r = &a->request;
     const char *const *stops;
     int n_stops;
-    Q3_TRY(
-        q3_openai_stops(&stops, &n_stops, q3_order_memory(a->order), r->stop, &s->model.config.generation));
+    Q3_TRY(q3_openai_stops(&stops, &n_stops, q3_order_memory(a->order), r->stop, app));
     for (int i = 0; i < a->n_choices; i++) {
         q3_task *t = q3_order_task(a->order, i);
         const q3_task *first = q3_order_task(a->order, 0);
@@ -246,7 +245,7 @@ static q3_status fill_tasks(answering *a, const q3_session *s, int adapter)
         t->stops = stops;
         t->n_stops = n_stops;
         if (i == 0)
-            Q3_TRY(make_constraint(&t->constraint, a, s));
+            Q3_TRY(make_constraint(&t->constraint, a, app->session));
         else if (first->constraint)
             Q3_TRY(q3_constraint_clone(&t->constraint, first->constraint));
     }
@@ -366,7 +365,7 @@ static void handle_chat(q3_exchange *x)
         fail_status(x, st, "messages");
         return;
     }
-    st = fill_tasks(a, app_of(x)->session, adapter);
+    st = fill_tasks(a, x->app, adapter);
     if (st != Q3_OK)
         fail_status(x, st, a->request.form ? "response_format" : NULL);
     else
@@ -456,7 +455,7 @@ static void handle_completions(q3_exchange *x)
         fail_status(x, st, "prompt");
         return;
     }
-    st = fill_tasks(a, app_of(x)->session, adapter);
+    st = fill_tasks(a, x->app, adapter);
     st = st ? st : make_echoes(a, app_of(x)->session->tokenizer);
     if (st != Q3_OK)
         fail_status(x, st, NULL);

@@ -95,7 +95,7 @@ static q3_status refuse_unknown(const reader *r, bool chat)
 
 /* ---- groups of parameters ---- */
 
-static q3_status read_sampling(q3_sampling *s, const reader *r)
+static q3_status read_sampling(q3_sampling *s, const reader *r, const q3_app *app)
 {
     int64_t top_k = s->top_k, seed = -1;
     Q3_TRY(read_number(&s->temperature, r, "temperature", 0, 2));
@@ -109,7 +109,7 @@ static q3_status read_sampling(q3_sampling *s, const reader *r)
     Q3_TRY(read_integer(&top_k, r, "top_k", -1, INT32_MAX));
     Q3_TRY(read_integer(&seed, r, "seed", INT64_MIN, INT64_MAX));
     s->top_k = top_k < 0 ? 0 : (int)top_k; // -1 is off in vLLM
-    s->seed = find(r, "seed") ? (uint64_t)seed : q3_random_seed();
+    s->seed = find(r, "seed") ? (uint64_t)seed : q3_app_seed(app);
     return Q3_OK;
 }
 
@@ -252,7 +252,7 @@ q3_status q3_openai_parse(q3_openai_request *out, const char **param, const cJSO
         return q3_fail(Q3_ERR_USAGE, "the body must be a JSON object");
     Q3_TRY(refuse_unknown(&r, chat));
     Q3_TRY(read_model(out, &r));
-    Q3_TRY(read_sampling(&out->sampling, &r));
+    Q3_TRY(read_sampling(&out->sampling, &r, app));
     Q3_TRY(read_lengths(out, &r, chat, app));
     Q3_TRY(read_logprobs(out, &r, chat));
     Q3_TRY(read_streaming(out, &r));
@@ -278,9 +278,9 @@ static q3_status add_stop(const char **list, int *n, q3_arena *mem, const cJSON 
 }
 
 q3_status q3_openai_stops(const char *const **out, int *n, q3_arena *mem, const cJSON *stop,
-                          const q3_generation_config *model)
+                          const q3_app *app)
 {
-    const char **list = Q3_NEW(mem, const char *, MOST_STOPS + model->n_stops);
+    const char **list = Q3_NEW(mem, const char *, MOST_STOPS + app->n_stops);
     *out = list;
     *n = 0;
     if (!list)
@@ -290,8 +290,8 @@ q3_status q3_openai_stops(const char *const **out, int *n, q3_arena *mem, const 
     else if (stop)
         for (const cJSON *item = stop->child; item; item = item->next)
             Q3_TRY(add_stop(list, n, mem, item));
-    for (int i = 0; i < model->n_stops; i++)
-        list[(*n)++] = model->stops[i];
+    for (int i = 0; i < app->n_stops; i++)
+        list[(*n)++] = app->stops[i];
     return Q3_OK;
 }
 

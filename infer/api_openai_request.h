@@ -31,9 +31,9 @@ typedef struct q3_openai_request {
 q3_status q3_openai_parse(q3_openai_request *out, const char **param, const cJSON *root, bool chat,
                           const q3_app *app);
 
-/* The stop strings, copied into `mem`, and behind them the model's own. Errors: Q3_ERR_USAGE, Q3_ERR_MEMORY. */
+/* The stop strings, copied into `mem`, and behind them those of all requests. Errors: Q3_ERR_USAGE, Q3_ERR_MEMORY. */
 q3_status q3_openai_stops(const char *const **out, int *n, q3_arena *mem, const cJSON *stop,
-                          const q3_generation_config *model);
+                          const q3_app *app);
 
 /* The conversation of `messages`, its pictures loaded; both are freed by the caller, also after an error. Errors:
  * Q3_ERR_DATA with the place of the message, and those of q3_picture_load. */

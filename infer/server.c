@@ -665,7 +665,7 @@ static q3_status start_threads(q3_server *s)
 
 q3_status q3_server_start(q3_server **out, const q3_server_options *options)
 {
-    int fd;
+    int fd = -1;
     *out = NULL;
     q3_server *s = q3_calloc(1, sizeof *s);
     if (!s)

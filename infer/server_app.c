@@ -6,19 +6,6 @@
 
 #include "core/log.h"
 
-void q3_app_take_defaults(q3_app *app)
-{
-    const q3_generation_config *g = &app->session->model.config.generation;
-    app->sampling = (q3_sampling){ .do_sample = g->do_sample,
-                                   .temperature = g->temperature,
-                                   .top_k = g->top_k,
-                                   .top_p = g->top_p,
-                                   .repetition_penalty = g->repetition_penalty,
-                                   .min_p = g->min_p,
-                                   .presence_penalty = g->presence_penalty,
-                                   .frequency_penalty = g->frequency_penalty };
-}
-
 bool q3_app_find_model(int *adapter, const q3_app *app, const char *model)
 {
     *adapter = app->default_adapter;
@@ -87,6 +74,11 @@ uint64_t q3_random_seed(void)
     double now = q3_seconds();
     memcpy(&seed, &now, sizeof seed);
     return seed;
+}
+
+uint64_t q3_app_seed(const q3_app *app)
+{
+    return app->seeded ? app->sampling.seed : q3_random_seed();
 }
 
 void q3_pictures_free(q3_pictures *p)

@@ -19,9 +19,12 @@ typedef struct q3_app {
     q3_service *service;
     const q3_reranker *reranker; /* NULL: the model cannot rerank, see why_no_reranker */
     char why_no_reranker[256];
-    int default_adapter;  /* of requests that name none; -1: the bare model */
-    q3_sampling sampling; /* where a request says nothing, but for the seed */
-    q3_cog *cog;          /* NULL: no such face */
+    int default_adapter;      /* of requests that name none; -1: the bare model */
+    q3_sampling sampling;     /* where a request says nothing */
+    bool seeded;              /* its seed was chosen; otherwise each request draws one */
+    const char *const *stops; /* [n_stops], of all requests besides their own */
+    int n_stops;
+    q3_cog *cog; /* NULL: no such face */
 
     /* Settings. */
     int64_t max_new_tokens;       /* where a request says nothing */
@@ -33,9 +36,6 @@ typedef struct q3_app {
     int64_t started_at, loaded_at; /* seconds since 1970 */
 } q3_app;
 
-/* The values that generation_config.json gives. */
-void q3_app_take_defaults(q3_app *app);
-
 /* The adapter that a request's `model` means: NULL and "" the default one, the model's name the bare model, unless an
  * adapter has the same name, as it has when an adapter's directory was given as model. false: no such model. */
 bool q3_app_find_model(int *adapter, const q3_app *app, const char *model);
@@ -44,7 +44,8 @@ bool q3_app_find_model(int *adapter, const q3_app *app, const char *model);
  * A string of documents that holds a JSON list becomes that list. Q3_ERR_DATA. */
 q3_status q3_app_guard_documents(cJSON *request);
 
-/* A seed nobody chose. */
+/* The seed of a request that brings none. */
+uint64_t q3_app_seed(const q3_app *app);
 uint64_t q3_random_seed(void);
 
 /* Pictures on the heap, decoded in the order in which they are named. */

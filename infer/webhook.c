@@ -84,11 +84,17 @@ static void set_options(CURL *c, q3_webhook *hook, struct curl_slist *headers, c
     }
 }
 
-static void rest(int attempt)
+static bool is_stopped(const q3_webhook *hook)
 {
-    int64_t ms = (int64_t)FIRST_WAIT_MS << attempt;
-    struct timespec t = { .tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000 };
-    nanosleep(&t, NULL);
+    return hook->stop && atomic_load(hook->stop);
+}
+
+/* Waits in short steps, so that stopping need not wait long. */
+static void rest(const q3_webhook *hook, int attempt)
+{
+    static const struct timespec step = { .tv_nsec = FIRST_WAIT_MS * 1000000L };
+    for (int i = 0; i < 1 << attempt && !is_stopped(hook); i++)
+        nanosleep(&step, NULL);
 }
 
 static void post(CURL *c, const q3_webhook *hook, int attempts)
@@ -99,8 +105,8 @@ static void post(CURL *c, const q3_webhook *hook, int attempts)
         curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
         if (code == CURLE_OK && status < 400)
             return;
-        if (i + 1 < attempts && worth_another(code, status)) {
-            rest(i);
+        if (i + 1 < attempts && worth_another(code, status) && !is_stopped(hook)) {
+            rest(hook, i);
             continue;
         }
         q3_warn("webhook %.200s: %s (status %ld)", hook->url, code ? curl_easy_strerror(code) : "refused",

@@ -6,6 +6,8 @@
 #ifndef Q3_INFER_WEBHOOK_H
 #define Q3_INFER_WEBHOOK_H
 
+#include <stdatomic.h>
+
 #include "infer/fetch_image.h"
 
 enum {
@@ -24,6 +26,7 @@ typedef struct q3_webhook {
     const char *traceparent, *tracestate; /* passed on; NULL: none */
     int timeout_seconds;                  /* of one attempt; 0: 30 */
     double interval;                      /* seconds between two of output and logs; 0: 0.5 */
+    const atomic_bool *stop;              /* set: no further attempts; NULL: never */
     double last;                          /* when output or logs were last sent; starts as 0 */
 } q3_webhook;
 
