@@ -66,6 +66,7 @@ typedef struct q3_command {
     X(eval)                                                                                                  \
     X(generate)                                                                                              \
     X(chat)                                                                                                  \
+    X(rerank)                                                                                                \
     X(serve)                                                                                                 \
     X(tokenize)                                                                                              \
     X(trace)                                                                                                 \
