@@ -32,13 +32,6 @@ typedef struct q3_kv {
     int64_t window;          /* tokens that each sees, itself included; 0: all */
 } q3_kv;
 
-/* The same where each row of the batch has a run of the slabs to itself. */
-typedef struct q3_kv_flat {
-    q3_tensor **k, **v;         /* [n_layers]: [S, K D], of the context's type */
-    const int32_t *device_rows; /* [T], on the device (q3_on_device): where the batch's tokens go */
-    const q3_segment *segments; /* [n_rows]: who attends to what, kv_begin in rows of the slab */
-} q3_kv_flat;
-
 typedef struct q3_vision_features {
     q3_tensor *merged;                      /* [M, H] */
     q3_tensor *deepstack[Q3_MAX_DEEPSTACK]; /* [M, H] each */
@@ -50,9 +43,8 @@ typedef void q3_tap(void *arg, const char *name, q3_tensor *t);
 
 typedef struct q3_forward {
     q3_checkpointing checkpointing;
-    bool training;          /* dropout acts */
-    const q3_kv *kv;        /* NULL: no cache */
-    const q3_kv_flat *flat; /* the other kind of one; NULL: none */
+    bool training;   /* dropout acts */
+    const q3_kv *kv; /* NULL: no cache */
     const q3_vision_features
         *features; /* of the batch's image_rows, made before; NULL: the tower sees its pictures */
     const q3_adapter_run

@@ -3,7 +3,6 @@
 #include <stdio.h>
 
 #include "kernels/attention_paged.h"
-#include "kernels/kv_append.h"
 #include "model/forward.h"
 #include "model/rotary.h"
 
@@ -40,15 +39,6 @@ q3_tensor *q3_project_add(q3_ctx *ctx, const q3_forward *f, q3_tensor *a, const 
 q3_tensor *q3_project(q3_ctx *ctx, const q3_forward *f, const q3_proj *p, q3_tensor *x)
 {
     return q3_project_add(ctx, f, NULL, p, x);
-}
-
-/* Keys or values go to their rows of the layer's slab, and the slab is what is attended to. */
-static q3_tensor *through_flat(q3_ctx *ctx, const q3_kv_flat *kv, q3_tensor *slab, q3_tensor *x)
-{
-    const q3_kv_append_args a = { q3_data(slab), q3_data(x),   kv->device_rows,
-                                  q3_dim(x, 0),  q3_dim(x, 1), x->dtype };
-    Q3_CALL(ctx, q3_kv_append, &a);
-    return slab;
 }
 
 static void store(q3_ctx *ctx, const decoder *d, const q3_kv_slab *slab, const q3_tensor *x)
@@ -93,13 +83,8 @@ static q3_tensor *attend_to_blocks(q3_ctx *ctx, const decoder *d, q3_tensor *q, 
 
 static q3_tensor *attend(q3_ctx *ctx, const decoder *d, q3_tensor *q, q3_tensor *k, q3_tensor *v)
 {
-    const q3_kv_flat *flat = d->f->flat;
     if (d->f->kv)
         return attend_to_blocks(ctx, d, q, k, v);
-    if (flat) {
-        k = through_flat(ctx, flat, flat->k[d->index], k);
-        v = through_flat(ctx, flat, flat->v[d->index], v);
-    }
     return q3_attention(ctx, q, k, v, d->attention);
 }
 
@@ -160,7 +145,7 @@ static decoder decoder_of(q3_ctx *ctx, const q3_model *m, const q3_forward *f, c
     };
     if (f->kv)
         return d;
-    const q3_segment *segments = f->flat ? f->flat->segments : row_segments(ctx, b);
+    const q3_segment *segments = row_segments(ctx, b);
     d.attention.segments = segments;
     d.attention.device_segments = q3_on_device(ctx, segments, (size_t)b->n_rows * sizeof *segments);
     return d;

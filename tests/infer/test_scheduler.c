@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "infer/scheduler.h"
+#include "infer/sequence.h"
 #include "tests/support/golden_prompts.h"
 
 enum { MOST = 32, MANY = 8, PLENTY = 1024 };
@@ -753,6 +754,65 @@ static void a_failing_allocation_is_an_error_and_nothing_leaks(void **state)
     close_desk(&d);
 }
 
+/* Log-likelihoods of a few ids behind the golden prompts. */
+static void weigh(double *out, t_bed *t, const desk *d)
+{
+    static const int32_t ids[] = { 17, 200, 4, 99, 5 };
+    const q3_choice choice = { ids, 5, NULL, 0 };
+    if (q3_engine_score(out, d->engine, t->prompts, T_PROMPTS, &choice, 1) != Q3_OK)
+        fail_msg("%s", q3_error());
+}
+
+static void repeated_runs_are_the_same_and_take_no_more_memory(void **state)
+{
+    (void)state;
+    t_bed *t = &t_beds[1];
+    desk d = open_with(t, PLENTY, 0, 0);
+    double first[T_PROMPTS], again[T_PROMPTS];
+    int64_t requests = 0;
+    size_t peak = 0;
+    for (int round = 0; round < 4; round++) {
+        answer a[T_PROMPTS];
+        t->step.peak = 0;
+        q3_heap_fail_at(0); // counts anew
+        weigh(round ? again : first, t, &d);
+        for (int i = 0; i < T_PROMPTS; i++) {
+            const q3_request r = request_of(&t->prompts[i], &a[i], T_ANSWER);
+            submit(&d, &r);
+        }
+        run(&d);
+        for (int i = 0; i < T_PROMPTS; i++) {
+            assert_golden(t, &a[i], i, T_ANSWER);
+            assert_true(!round || fabs(again[i] - first[i]) < 1e-5 * fabs(first[i]));
+        }
+        if (round > 1) { // the second finds what the first has computed
+            assert_int_equal(q3_heap_requests(), requests);
+            assert_int_equal(t->step.peak, peak);
+        }
+        requests = q3_heap_requests();
+        peak = t->step.peak;
+    }
+    close_desk(&d);
+}
+
+static void decoding_is_recorded_on_a_device(void **state)
+{
+    (void)state;
+    t_bed *t = &t_beds[0];
+    desk d = open_with(t, PLENTY, 0, 0);
+    answer a;
+    const q3_request r = request_of(&t->prompts[0], &a, T_ANSWER);
+    submit(&d, &r);
+    run(&d);
+    assert_golden(t, &a, 0, T_ANSWER);
+    int64_t launched = q3_replays_launched(d.engine->replays);
+    if (t->cuda)
+        assert_true(launched >= T_ANSWER / 2);
+    else
+        assert_int_equal(launched, 0);
+    close_desk(&d);
+}
+
 static void an_idle_scheduler_does_nothing(void **state)
 {
     (void)state;
@@ -789,6 +849,8 @@ int main(void)
         cmocka_unit_test(what_is_not_finite_fails_alone),
         cmocka_unit_test(no_memory_for_a_pass_fails_all_that_run_and_the_next_go_on),
         cmocka_unit_test(a_failing_allocation_is_an_error_and_nothing_leaks),
+        cmocka_unit_test(repeated_runs_are_the_same_and_take_no_more_memory),
+        cmocka_unit_test(decoding_is_recorded_on_a_device),
         cmocka_unit_test(an_idle_scheduler_does_nothing),
     };
     return cmocka_run_group_tests(tests, t_beds_open, t_beds_close);
