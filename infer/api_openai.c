@@ -286,10 +286,12 @@ static void submit(q3_exchange *x, q3_order *order, int width, bool streaming, q
     }
 }
 
-static void fill_head(q3_openai_head *head, const q3_exchange *x, const q3_openai_request *r, bool chat)
+static void fill_head(q3_openai_head *head, const q3_exchange *x, const q3_openai_request *r, bool chat,
+                      int adapter)
 {
     const q3_app *app = x->app;
-    *head = (q3_openai_head){ .model = r->model && *r->model ? r->model : app->session->name,
+    const char *name = adapter >= 0 ? app->session->adapters.list[adapter].name : app->session->name;
+    *head = (q3_openai_head){ .model = r->model && *r->model ? r->model : name,
                               .created = time(NULL),
                               .chat = chat,
                               .logprobs = r->logprobs >= 0,
@@ -324,7 +326,7 @@ static answering *begin(q3_exchange *x, bool chat, int *adapter)
         fail_about(x, 404, "model", "model_not_found", sentence);
         return NULL;
     }
-    fill_head(&a->head, x, &a->request, chat);
+    fill_head(&a->head, x, &a->request, chat, *adapter);
     return a;
 }
 
@@ -599,11 +601,12 @@ static void handle_rerank(q3_exchange *x)
         return;
     }
     st = st ? st : make_pairs(r, app, adapter);
-    fill_head(&r->base.head, x, &r->base.request, false);
-    if (st != Q3_OK)
+    if (st != Q3_OK) {
         fail_status(x, st, param);
-    else
-        submit(x, r->base.order, (int)r->job.batch_size, false, poll_ranking);
+        return;
+    }
+    fill_head(&r->base.head, x, &r->base.request, false, adapter);
+    submit(x, r->base.order, (int)r->job.batch_size, false, poll_ranking);
 }
 
 /* ---- small routes ---- */
@@ -656,7 +659,7 @@ static void handle_metrics(q3_exchange *x)
     if (app->server)
         q3_server_stats_of(&server, app->server);
     x->type = "text/plain; version=0.0.4; charset=utf-8";
-    q3_metrics_write(&x->out, &service, &server);
+    q3_server_metrics_write(&x->out, &service, &server);
 }
 
 static void handle_page(q3_exchange *x)

@@ -17,6 +17,6 @@ extern const unsigned char q3_page[];
 extern const size_t q3_page_size;
 
 /* Figures in Prometheus' text form. */
-void q3_metrics_write(q3_text *out, const q3_service_stats *service, const q3_server_stats *server);
+void q3_server_metrics_write(q3_text *out, const q3_service_stats *service, const q3_server_stats *server);
 
 #endif

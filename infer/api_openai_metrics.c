@@ -73,7 +73,7 @@ static void put_service(q3_text *out, const q3_service_stats *s)
     histogram(out, "request_seconds", "From the request to its last answer's end.", &s->whole);
 }
 
-void q3_metrics_write(q3_text *out, const q3_service_stats *service, const q3_server_stats *server)
+void q3_server_metrics_write(q3_text *out, const q3_service_stats *service, const q3_server_stats *server)
 {
     put_work(out, service);
     put_service(out, service);
