@@ -67,6 +67,7 @@ typedef struct q3_command {
     X(generate)                                                                                              \
     X(chat)                                                                                                  \
     X(rerank)                                                                                                \
+    X(serve)                                                                                                 \
     X(tokenize)                                                                                              \
     X(trace)                                                                                                 \
     X(quantize)                                                                                              \
