@@ -163,6 +163,7 @@ static q3_engine *engine_of(bed *t, q3_engine_options o)
 {
     q3_engine *e;
     o.tokens = o.tokens ? o.tokens : CACHE;
+    o.feature_bytes = o.feature_bytes ? o.feature_bytes : 1 << 20;
     ok(q3_engine_create(&e, &t->model, &t->ctx, t->adapters.n ? &t->adapters : NULL, &o));
     return e;
 }
