@@ -94,17 +94,16 @@ static int column(q3_dtype dtype, int c)
     return dtype == Q3_I4 ? c - i + i / 2 + i % 2 * (Q3_KV_I4_GROUP / 2) : c;
 }
 
+#if defined(__AVX2__)
 typedef int32_t ints __attribute__((vector_size(4 * Q3_VEC)));
 
-/* As many numbers as a vector has lanes, in 32 bits each. */
+/* As many numbers as a vector has lanes, in 32 bits each; without AVX2 plain loops are faster. */
 static inline ints signed_bytes(const int8_t *x)
 {
 #if defined(__AVX512F__)
     return (ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)x));
-#elif defined(__AVX2__)
-    return (ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)x));
 #else
-    return (ints){ x[0], x[1], x[2], x[3] };
+    return (ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)x));
 #endif
 }
 
@@ -112,10 +111,8 @@ static inline ints unsigned_bytes(const uint8_t *x)
 {
 #if defined(__AVX512F__)
     return (ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)x));
-#elif defined(__AVX2__)
-    return (ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)x));
 #else
-    return (ints){ x[0], x[1], x[2], x[3] };
+    return (ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)x));
 #endif
 }
 
@@ -123,59 +120,65 @@ static inline ints unsigned_words(const uint16_t *x)
 {
 #if defined(__AVX512F__)
     return (ints)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)x));
-#elif defined(__AVX2__)
-    return (ints)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)x));
 #else
-    return (ints){ x[0], x[1], x[2], x[3] };
+    return (ints)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)x));
+#endif
+}
+#endif
+
+/* 16 bytes: the first values of the pairs, then the second. */
+static void widen_group(float *restrict to, const uint8_t *restrict x, float scale)
+{
+    enum { HALF = Q3_KV_I4_GROUP / 2 };
+#if defined(__AVX2__)
+    for (int i = 0; i < HALF; i += Q3_VEC) {
+        ints two = unsigned_bytes(x + i);
+        q3_vec_store(to + i, __builtin_convertvector((two >> 4) - 8, q3_vec) * scale);
+        q3_vec_store(to + HALF + i, __builtin_convertvector((two & 15) - 8, q3_vec) * scale);
+    }
+#else
+    for (int i = 0; i < HALF; i++)
+        to[i] = (float)((x[i] >> 4) - 8) * scale;
+    for (int i = 0; i < HALF; i++)
+        to[HALF + i] = (float)((x[i] & 15) - 8) * scale;
 #endif
 }
 
-static void widen_i4(float *to, const q3_kv_slab *slab, int64_t head, int D)
+static void widen_i8(float *restrict to, const int8_t *restrict x, float scale, int D)
 {
-    const uint8_t *x = (const uint8_t *)slab->data + head * D / 2;
-    const float *scales = slab->scales + head * D / Q3_KV_I4_GROUP;
-    for (int c = 0; c < D; c += Q3_KV_I4_GROUP)
-        for (int i = 0; i < Q3_KV_I4_GROUP / 2; i += Q3_VEC) {
-            ints two = unsigned_bytes(x + c / 2 + i);
-            q3_vec high = __builtin_convertvector((two >> 4) - 8, q3_vec);
-            q3_vec low = __builtin_convertvector((two & 15) - 8, q3_vec);
-            float scale = scales[c / Q3_KV_I4_GROUP];
-            q3_vec_store(to + c + i, high * scale);
-            q3_vec_store(to + c + Q3_KV_I4_GROUP / 2 + i, low * scale);
-        }
-}
-
-static void widen_i8(float *to, const q3_kv_slab *slab, int64_t head, int D)
-{
-    const int8_t *x = (const int8_t *)slab->data + head * D;
-    float scale = slab->scales[head];
     int c = 0;
+#if defined(__AVX2__)
     for (; c + Q3_VEC <= D; c += Q3_VEC)
         q3_vec_store(to + c, __builtin_convertvector(signed_bytes(x + c), q3_vec) * scale);
+#endif
     for (; c < D; c++)
         to[c] = (float)x[c] * scale;
 }
 
-static void widen_bf16(float *to, const q3_kv_slab *slab, int64_t head, int D)
+static void widen_bf16(float *restrict to, const uint16_t *restrict x, int D)
 {
-    const uint16_t *x = (const uint16_t *)slab->data + head * D;
     int c = 0;
+#if defined(__AVX2__)
     for (; c + Q3_VEC <= D; c += Q3_VEC)
         q3_vec_store(to + c, (q3_vec)(unsigned_words(x + c) << 16));
+#endif
     for (; c < D; c++)
         to[c] = q3_bf16_to_f32(x[c]);
 }
 
 static void widen(float *to, const q3_kv_slab *slab, int64_t head, int D)
 {
+    int64_t at = head * D;
     if (slab->dtype == Q3_I4)
-        widen_i4(to, slab, head, D);
+        for (int c = 0; c < D; c += Q3_KV_I4_GROUP)
+            widen_group(to + c, (const uint8_t *)slab->data + (at + c) / 2,
+                        slab->scales[(at + c) / Q3_KV_I4_GROUP]);
     else if (slab->dtype == Q3_I8)
-        widen_i8(to, slab, head, D);
+        widen_i8(to, (const int8_t *)slab->data + at, slab->scales[head], D);
     else if (slab->dtype == Q3_BF16)
-        widen_bf16(to, slab, head, D);
+        widen_bf16(to, (const uint16_t *)slab->data + at, D);
     else
-        memcpy(to, (const float *)slab->data + head * D, (size_t)D * sizeof *to);
+        memcpy(to, (const float *)slab->data + at, (size_t)D * sizeof *to);
 }
 
 /* A token's key head in the slab, counted over all tokens. */

@@ -372,8 +372,10 @@ static void paged(bench *b, const char *name, int64_t rows, q3_dtype cache)
                                   .scale = 1 / sqrtf((float)b->s.head_dim),
                                   .dtype = Q3_BF16 };
     int32_t host[2 * 64 + 1], *device = take(b, (2 * rows + 1) * 4); // lengths, begins
+    for (int64_t i = 0; i < rows; i++)
+        host[i] = (int32_t)length;
     for (int64_t i = 0; i <= rows; i++)
-        host[i] = (int32_t)length, host[rows + i] = (int32_t)i;
+        host[rows + i] = (int32_t)i;
     if (device)
         q3_device_write(b->cuda, device, host, (size_t)(2 * rows + 1) * sizeof *host);
     a.lengths = device, a.begins = device + rows;
