@@ -200,8 +200,8 @@ static void a_draw_depends_on_seed_request_and_position_alone(void **state)
         for (int k = 0; k < 5; k++) {
             s.seed = k == 2 ? 8 : 7;
             reset();
-            ids[k] =
-                q3_sample_next(logits, V, NULL, 0, 0, &s, k == 3 ? i + 100 : i, k == 4 ? i + 100 : i, scratch);
+            ids[k] = q3_sample_next(logits, V, NULL, 0, 0, &s, k == 3 ? i + 100 : i, k == 4 ? i + 100 : i,
+                                    scratch);
         }
         assert_int_equal(ids[0], ids[1]);
         for (int k = 0; k < 3; k++)
