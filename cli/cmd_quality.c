@@ -7,7 +7,7 @@
 #include "cli/options.h"
 #include "cli/quality_prompts.h"
 #include "eval/quality.h"
-#include "eval/subject.h"
+#include "infer/subject.h"
 
 static const q3_option options[] = {
     { .name = "model", .kind = Q3_OPTION_VALUE, .value = "DIR", .help = "the model's directory" },

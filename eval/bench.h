@@ -10,7 +10,7 @@
 #ifndef Q3_EVAL_BENCH_H
 #define Q3_EVAL_BENCH_H
 
-#include "eval/subject.h"
+#include "infer/subject.h"
 
 typedef struct q3_bench_options {
     int batch;             /* N, at least 1 */

@@ -4,78 +4,9 @@
 #include <stdlib.h>
 
 #include "core/arena.h"
-#include "kernels/pool.h"
+#include "infer/divergence.h"
 
 enum { ROWS = 16 }; // distributions of a pass: a vocabulary of 152 k takes 10 MB then, twice
-
-/* ---- two rows ---- */
-
-/* log of the sum of exp(x - top), and top. */
-static double log_sum(const float *x, int64_t V, double *top)
-{
-    double m = (double)x[0], sum = 0;
-    for (int64_t v = 1; v < V; v++)
-        m = (double)x[v] > m ? (double)x[v] : m;
-    for (int64_t v = 0; v < V; v++)
-        sum += exp((double)x[v] - m);
-    *top = m;
-    return log(sum);
-}
-
-static int64_t likeliest(const float *x, int64_t V)
-{
-    int64_t best = 0;
-    for (int64_t v = 1; v < V; v++)
-        best = x[v] > x[best] ? v : best;
-    return best;
-}
-
-static double kl_of(const float *p, double p_norm, const float *q, double q_norm, int64_t V)
-{
-    double sum = 0;
-    for (int64_t v = 0; v < V; v++) {
-        const double log_p = (double)p[v] - p_norm;
-        sum += exp(log_p) * (log_p - ((double)q[v] - q_norm));
-    }
-    return sum > 0 ? sum : 0; // rounding may leave -1e-17
-}
-
-double q3_quality_kl(const float *p, const float *q, int64_t V)
-{
-    double p_top, q_top;
-    const double p_norm = log_sum(p, V, &p_top), q_norm = log_sum(q, V, &q_top);
-    return kl_of(p, p_norm + p_top, q, q_norm + q_top, V);
-}
-
-/* What one position gives. */
-typedef struct position {
-    double kl, loss_full, loss; // losses: NAN where the text ends
-    bool agrees;
-} position;
-
-typedef struct compare_job {
-    position *out;
-    const float *p, *q;  // [n, V]
-    const int32_t *next; // [n]: what the text goes on with; -1: it ends
-    int64_t V;
-} compare_job;
-
-static void compare_rows(void *arg, int64_t begin, int64_t end, int thread)
-{
-    const compare_job *j = arg;
-    (void)thread;
-    for (int64_t i = begin; i < end; i++) {
-        const float *p = j->p + i * j->V, *q = j->q + i * j->V;
-        double p_top, q_top, p_norm = log_sum(p, j->V, &p_top), q_norm = log_sum(q, j->V, &q_top);
-        p_norm += p_top;
-        q_norm += q_top;
-        const bool ends = j->next[i] < 0;
-        j->out[i] = (position){ .kl = kl_of(p, p_norm, q, q_norm, j->V),
-                                .loss_full = ends ? (double)NAN : p_norm - (double)p[j->next[i]],
-                                .loss = ends ? (double)NAN : q_norm - (double)q[j->next[i]],
-                                .agrees = likeliest(p, j->V) == likeliest(q, j->V) };
-    }
-}
 
 /* ---- both engines over a window ---- */
 
@@ -112,7 +43,7 @@ static q3_status feed(q3_feed *out, q3_engine *engine, q3_sequence *s, int64_t n
     return q3_engine_pass(engine, out, 1, NULL);
 }
 
-static q3_status compare_prompt(position *out, both *b, const q3_prompt *prompt)
+static q3_status compare_prompt(q3_divergence *out, both *b, const q3_prompt *prompt)
 {
     q3_status st = begin(b, prompt, 0);
     for (int64_t at = 0; st == Q3_OK && at < prompt->n; at += ROWS) {
@@ -123,10 +54,8 @@ static q3_status compare_prompt(position *out, both *b, const q3_prompt *prompt)
             st = feed(&fed[i], b->engine[i], b->sequence[i], rows, Q3_WANT_ALL);
         for (int64_t i = 0; i < rows; i++)
             next[i] = at + i + 1 < prompt->n ? prompt->ids[at + i + 1] : -1;
-        if (st == Q3_OK) {
-            compare_job job = { out + at, fed[0].values, fed[1].values, next, b->config->text.vocab_size };
-            q3_parallel(rows, 1, compare_rows, &job);
-        }
+        if (st == Q3_OK)
+            q3_divergence_of(out + at, fed[0].values, fed[1].values, next, rows, b->config->text.vocab_size);
     }
     end(b);
     return st;
@@ -168,7 +97,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static q3_status summarize(q3_quality *out, const position *p, int64_t n)
+static q3_status summarize(q3_quality *out, const q3_divergence *p, int64_t n)
 {
     double *kl = q3_calloc((size_t)n, sizeof *kl), loss[2] = { 0 };
     int64_t agreed = 0, predicted = 0;
@@ -178,10 +107,10 @@ static q3_status summarize(q3_quality *out, const position *p, int64_t n)
         kl[i] = p[i].kl;
         out->kl_mean += p[i].kl / (double)n;
         agreed += p[i].agrees;
-        if (isnan(p[i].loss))
+        if (isnan(p[i].loss_q))
             continue;
-        loss[0] += p[i].loss_full;
-        loss[1] += p[i].loss;
+        loss[0] += p[i].loss_p;
+        loss[1] += p[i].loss_q;
         predicted++;
     }
     qsort(kl, (size_t)n, sizeof *kl, by_value);
@@ -219,7 +148,7 @@ q3_status q3_quality_compare(q3_quality *out, q3_engine *full, q3_engine *other,
     Q3_CHECK(q3_engine_settings(full)->no_sharing && q3_engine_settings(other)->no_sharing,
              "%d prompts are to be computed whole", n_prompts);
     *out = (q3_quality){ .prompts = n_prompts, .prefix_most = greedy };
-    position *positions = q3_calloc((size_t)tokens, sizeof *positions);
+    q3_divergence *positions = q3_calloc((size_t)tokens, sizeof *positions);
     q3_status st = positions ? Q3_OK : Q3_ERR_MEMORY;
     for (int i = 0; st == Q3_OK && i < n_prompts; at += prompts[i++].n) {
         int64_t alike = 0;

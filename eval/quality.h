@@ -36,9 +36,6 @@ typedef struct q3_quality {
 q3_status q3_quality_compare(q3_quality *out, q3_engine *full, q3_engine *other, const q3_prompt *prompts,
                              int n_prompts, int64_t greedy);
 
-/* KL(p || q) of two rows of logits [V], in double; not below 0. */
-double q3_quality_kl(const float *p, const float *q, int64_t V);
-
 /* The mean KL that a form may cost, in nats; Q3_DTYPES and the wide types: nothing is lost there.
  *
  *   4 bits   0.1     int8   0.01     other 1e-3 (the order of sums)

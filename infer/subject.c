@@ -1,4 +1,4 @@
-#include "eval/subject.h"
+#include "infer/subject.h"
 
 #include <string.h>
 

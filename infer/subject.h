@@ -1,9 +1,9 @@
-/* eval/subject.h - a model made ready to be measured: weights, device and engine, without a tokenizer.
+/* infer/subject.h - a model made ready to be measured: weights, device and engine, without a tokenizer.
  *
  * What quality and bench begin with. Random weights need config.json alone.
  */
-#ifndef Q3_EVAL_SUBJECT_H
-#define Q3_EVAL_SUBJECT_H
+#ifndef Q3_INFER_SUBJECT_H
+#define Q3_INFER_SUBJECT_H
 
 #include "infer/engine.h"
 #include "model/weights.h"
