@@ -516,6 +516,7 @@ static int open_bed(void **state)
     (void)state;
     q3_serve_open_model(&bed);
     q3_serve_listen(&bed, &(q3_service_options){ 0 }, &(q3_cog_options){ 0 });
+    q3_serve_run(&bed);
     return 0;
 }
 
@@ -536,6 +537,7 @@ static int open_reranker(void **state)
     (void)state;
     q3_serve_open_reranker(&reranker);
     q3_serve_listen(&reranker, &(q3_service_options){ 0 }, &(q3_cog_options){ 0 });
+    q3_serve_run(&reranker);
     return 0;
 }
 

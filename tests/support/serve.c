@@ -99,7 +99,7 @@ void q3_serve_stop(q3_serve_bed *b, double drain_seconds)
 void q3_serve_listen(q3_serve_bed *b, const q3_service_options *options, const q3_cog_options *cog)
 {
     static const q3_face *const faces[] = { &q3_openai_face, &q3_cog_face_beside };
-    q3_serve_start(b, options);
+    q3_serve_create(b, options);
     b->app = (q3_app){ .session = &b->session,
                        .service = b->service,
                        .reranker = b->reranker,

@@ -31,7 +31,7 @@ void q3_serve_run(q3_serve_bed *b);
 void q3_serve_start(q3_serve_bed *b, const q3_service_options *options);
 void q3_serve_stop(q3_serve_bed *b, double drain_seconds); /* drains it and waits */
 
-/* The service and a server with the OpenAI face, Cog's beside it. */
+/* A service that does not run yet, and a server with the OpenAI face, Cog's beside it. */
 void q3_serve_listen(q3_serve_bed *b, const q3_service_options *options, const q3_cog_options *cog);
 void q3_serve_hang_up(q3_serve_bed *b);
 
