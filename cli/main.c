@@ -108,7 +108,7 @@ int main(int argc, char **argv)
     q3_log_clear();
     if (st == Q3_OK && (fflush(stdout) != 0 || ferror(stdout)))
         st = q3_fail(Q3_ERR_IO, "stdout could not be written");
-    if (st != Q3_OK && *q3_error())
+    if (st != Q3_OK && st != Q3_ENDED && *q3_error())
         fprintf(stderr, "qwen3-sft: %s\n", q3_error());
     return q3_exit_code(st);
 }

@@ -56,6 +56,14 @@ static const q3_option model_options[] = {
       .kind = Q3_OPTION_VALUE,
       .value = "N",
       .help = "larger pictures are shrunk to it" },
+    { .name = "parallel",
+      .kind = Q3_OPTION_VALUE,
+      .value = "WORD",
+      .help = "under mpirun: share tensor, pipeline or sequence" },
+    { .name = "offload",
+      .kind = Q3_OPTION_VALUE,
+      .value = "MIB",
+      .help = "layers in memory; others are read each time" },
     { .name = "image-size", .kind = Q3_OPTION_VALUE, .value = "WxH", .help = "every picture gets this size" },
 };
 
@@ -220,6 +228,11 @@ q3_status q3_model_settings_read(q3_model_settings *out, const q3_options *o)
     Q3_TRY(read_cache(&s->engine, o));
     Q3_TRY(q3_options_int(&s->min_pixels, o, "min-pixels", 0, 1, Q3_VISION_MAX_PIXELS));
     Q3_TRY(q3_options_int(&s->max_pixels, o, "max-pixels", 0, 1, Q3_VISION_MAX_PIXELS));
+    int64_t resident;
+    s->parallel = q3_options_get(o, "parallel");
+    s->offload = q3_options_given(o, "offload");
+    Q3_TRY(q3_options_int(&resident, o, "offload", 0, 0, 1 << 24));
+    s->resident = (size_t)resident << 20;
     Q3_TRY(read_size(s, q3_options_get(o, "image-size")));
     if (s->image_width && (s->min_pixels || s->max_pixels))
         return q3_fail(Q3_ERR_USAGE,

@@ -61,6 +61,7 @@ int q3_exit_code(q3_status st)
 {
     switch (st) {
     case Q3_OK:
+    case Q3_ENDED:
         return 0;
     case Q3_ERR_USAGE:
         return 2;

@@ -28,6 +28,7 @@ typedef enum q3_status {
     Q3_ERR_NETWORK,     /* network failure                                         6 */
     Q3_ERR_INTERRUPTED, /* SIGINT: state was saved                               130 */
     Q3_ERR_TERMINATED,  /* SIGTERM: state was saved                              143 */
+    Q3_ENDED,           /* another process of a group: its part is done, nothing is to be said   0 */
 } q3_status;
 
 #if defined(__GNUC__)

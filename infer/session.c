@@ -4,7 +4,10 @@
 
 #include "core/file.h"
 #include "core/log.h"
+#include "infer/mirror.h"
 #include "kernels/kv_cache.h"
+#include "model/offload.h"
+#include "model/split.h"
 
 #define ARENA_BYTES ((size_t)1 << 40) // reserved addresses, not memory
 
@@ -192,6 +195,38 @@ q3_status q3_session_adapter_find(int *out, const q3_session *s, const char *nam
     return st;
 }
 
+/* ---- processes ---- */
+
+static const char *const split_words[] = { "none", "tensor", "pipeline", "sequence",
+                                           NULL }; // as q3_split_kind
+
+/* Processes and --parallel belong together. */
+static q3_status join(q3_session *s, const q3_session_options *o)
+{
+    Q3_TRY(q3_group_join(&s->group));
+    if (s->group && !o->parallel)
+        return q3_fail(
+            Q3_ERR_USAGE,
+            "mpirun has started %d processes; say with --parallel how they share the model: tensor, pipeline "
+            "or sequence",
+            q3_group_size(s->group));
+    if (!s->group && o->parallel)
+        return q3_fail(Q3_ERR_USAGE, "--parallel %.20s needs several processes: mpirun -n 2 qwen3-sft ...",
+                       o->parallel);
+    if (q3_group_rank(s->group))
+        q3_log_set_level(Q3_LOG_WARN); // the first says what there is to say
+    return Q3_OK;
+}
+
+static q3_status spread(q3_session *s, const q3_session_options *o)
+{
+    int kind = 0;
+    if (o->parallel)
+        Q3_TRY(find_word(&kind, split_words, o->parallel, "--parallel"));
+    Q3_TRY(q3_model_split(&s->model, &s->adapters, &s->run, &s->values, (q3_split_kind)kind, s->group));
+    return o->offload ? q3_model_offload(&s->model, o->resident) : Q3_OK;
+}
+
 /* ---- device, tokenizer, engine ---- */
 
 static q3_status open_ground(q3_session *s, const q3_session_options *o)
@@ -271,6 +306,11 @@ static void tell(const q3_session *s)
     q3_info("device      %s, activations in %s", q3_device_describe(s->cuda), type_name(s->ctx.dtype));
     q3_info("cache       %lld tokens in %s (%s)", (long long)tokens, type_name(e->kv_type),
             q3_bytes((uint64_t)tokens * cache_bytes(s, e->kv_type)));
+    if (s->group)
+        q3_info("processes   %d share the model (%s)", q3_group_size(s->group), split_words[m->split.kind]);
+    if (m->offloading)
+        q3_info("offload     %d of %d layers are read from their files at each pass",
+                m->split.end - m->offload_from, m->split.end - m->split.first);
     if (e->window)
         q3_warn("a token sees the last %lld tokens only; the model was not trained so", (long long)e->window);
 }
@@ -278,11 +318,13 @@ static void tell(const q3_session *s)
 static q3_status open_all(q3_session *s, const q3_session_options *o)
 {
     places p;
+    Q3_TRY(join(s, o));
     Q3_TRY(open_ground(s, o));
     s->name = name_of(&s->run, o->model);
     Q3_TRY(find_places(&p, s, o));
     Q3_TRY(open_model(s, p.model, o));
     Q3_TRY(open_adapters(s, &p, o));
+    Q3_TRY(spread(s, o));
     Q3_TRY(open_prompter(s, p.model, o));
     Q3_TRY(q3_engine_create(&s->engine, &s->model, &s->ctx, &s->adapters, &o->engine));
     Q3_TRY(q3_scheduler_create(&s->scheduler, s->engine, &o->scheduler));
@@ -296,6 +338,12 @@ q3_status q3_session_open(q3_session *out, const q3_session_options *options)
     if (!options->model)
         return q3_fail(Q3_ERR_USAGE, "no model is given; use --model DIR");
     q3_status st = open_all(out, options);
+    if (st == Q3_OK && q3_group_rank(out->group)) {
+        st = q3_mirror_follow(out->engine, out->group);
+        st = st ? st : Q3_ENDED;
+    } else if (st != Q3_OK) {
+        out->group = NULL; // mpirun ends the others when this process has ended
+    }
     if (st != Q3_OK)
         q3_session_close(out);
     return st;
@@ -312,5 +360,6 @@ void q3_session_close(q3_session *s)
     q3_arena_destroy(&s->values);
     q3_arena_destroy(&s->run);
     q3_device_close(s->cuda);
+    q3_group_leave(s->group);
     *s = (q3_session){ 0 };
 }

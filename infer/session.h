@@ -28,12 +28,18 @@ typedef struct q3_session_options {
     int64_t min_pixels, max_pixels; /* of a picture; 0: the model's */
     int image_width, image_height;  /* every picture gets this size; 0: the model's rule of areas */
     int64_t max_tokens;             /* of a prompt and its answer; 0: the model's */
+    const char *
+        parallel; /* tensor, pipeline, sequence: how mpirun's processes share the model (model/split.h); NULL */
+    bool
+        offload; /* layers beyond `resident` bytes are read from their files at each pass (model/offload.h) */
+    size_t resident;
     q3_engine_options engine;
     q3_scheduler_options scheduler;
 } q3_session_options;
 
 typedef struct q3_session {
     const char *name; /* of the model: the last part of its path */
+    q3_group *group;  /* that shares the model; NULL: this process alone */
     q3_cuda *cuda;
     q3_arena run, values, step; /* headers and names; parameters; activations */
     q3_ctx ctx;
@@ -47,7 +53,9 @@ typedef struct q3_session {
     q3_scheduler *scheduler;
 } q3_session;
 
-/* Tells on stderr what was loaded: model, weights, device, cache. Nothing is left to free on failure. */
+/* Tells on stderr what was loaded: model, weights, device, cache. Nothing is left to free on failure. Where processes share
+ * the model, all but the first work here until the first closes its session, and then get Q3_ENDED, which goes up as a failure
+ * does. */
 q3_status q3_session_open(q3_session *out, const q3_session_options *options);
 void q3_session_close(q3_session *s); /* fine on a zeroed one */
 
