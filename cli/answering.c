@@ -83,6 +83,8 @@ q3_status q3_answering_run(q3_answer *out, q3_answering *a, const q3_prompt *pro
     q3_status st = q3_answer_status(out);
     if (st != Q3_OK)
         q3_answer_free(out);
+    else
+        q3_answering_finish(out, a);
     return st;
 }
 
@@ -128,16 +130,16 @@ void q3_answering_stream(q3_answering *a)
     a->options.on_text = to_stdout;
 }
 
-const char *q3_answering_text(size_t *n, const q3_answering *a, const q3_answer *answer)
+void q3_answering_finish(q3_answer *answer, const q3_answering *a)
 {
     static const char white[] = " \t\r\n\v\f";
-    const char *text = answer->text.data ? answer->text.data : "";
-    *n = answer->text.size;
-    if (!a->settings.strip)
-        return text;
-    for (; *n && strchr(white, *text); --*n)
-        text++;
-    while (*n && strchr(white, text[*n - 1]))
-        --*n;
-    return text;
+    q3_text *t = &answer->text;
+    if (!a->settings.strip || !t->size)
+        return;
+    size_t begin = strspn(t->data, white);
+    while (t->size > begin && strchr(white, t->data[t->size - 1]))
+        t->size--;
+    t->size -= begin;
+    memmove(t->data, t->data + begin, t->size);
+    t->data[t->size] = 0;
 }

@@ -13,9 +13,9 @@
 #include "tests/support/ask.h"
 
 #define GOLDEN "tests/golden/generate/"
-#define MODEL "--model assets/tiny-base "
+#define MODEL "--model assets/tiny-base --threads 1 "
 #define LORA "tests/golden/training/float32-adapter-final"
-#define BASE "--model tests/golden/training/model "
+#define BASE "--model tests/golden/training/model --threads 1 "
 
 static char dir[400];
 static q3_json golden;
@@ -224,6 +224,21 @@ static void a_bad_line_does_not_take_the_others_along(void **state)
     assert_string_equal(p.out, "yes\n\n\n\nyes\n");
     assert_non_null(strstr(p.err, "bad.jsonl:3: unknown key \"promt\"; there are prompt, image and system"));
     assert_non_null(strstr(p.err, "qwen3-sft: 3 of 5 prompts have no answer; the first: line 2: "));
+    q3_process_free(&p);
+}
+
+/* The reference predictor strips its text; with this model and prompt there is a space in front. */
+static void the_predictors_profile_strips_the_answer(void **state)
+{
+    (void)state;
+    q3_json doc;
+    answers(MODEL "--greedy --no-chat-template --prompt 'the weather is' --profile cog",
+            "horrible blue what horrible horrible\n");
+    q3_process p =
+        run(MODEL "--greedy --no-chat-template --prompt 'the weather is' --profile cog --json", NULL);
+    assert_int_equal(q3_json_parse(&doc, p.out, strlen(p.out), "stdout", 1), Q3_OK);
+    assert_string_equal(text(doc.root, "text"), "horrible blue what horrible horrible");
+    q3_json_close(&doc);
     q3_process_free(&p);
 }
 
@@ -473,6 +488,7 @@ int main(void)
         cmocka_unit_test(many_prompts_are_answered_as_one_by_one),
         cmocka_unit_test(more_prompts_than_are_held_at_a_time_keep_their_order),
         cmocka_unit_test(a_bad_line_does_not_take_the_others_along),
+        cmocka_unit_test(the_predictors_profile_strips_the_answer),
         cmocka_unit_test(a_seed_fixes_the_draws_and_is_told),
         cmocka_unit_test(each_value_comes_from_the_strongest_that_says_it),
         cmocka_unit_test(stop_strings_and_lengths_end_an_answer),

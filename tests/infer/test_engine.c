@@ -163,6 +163,7 @@ static q3_engine *engine_of(bed *t, q3_engine_options o)
 {
     q3_engine *e;
     o.tokens = o.tokens ? o.tokens : CACHE;
+    o.feature_bytes = o.feature_bytes ? o.feature_bytes : 1 << 20;
     ok(q3_engine_create(&e, &t->model, &t->ctx, t->adapters.n ? &t->adapters : NULL, &o));
     return e;
 }
@@ -1079,6 +1080,41 @@ static void decoding_is_recorded_on_a_device(void **state)
     close_engine(e);
 }
 
+/* What a device computes in by itself. */
+static void bf16_activations_go_through_the_cache(void **state)
+{
+    (void)state;
+    bed *t = &beds[0];
+    if (!t->cuda)
+        skip();
+    int64_t V = t->model.config.text.vocab_size;
+    float *got = Q3_NEW(&t->run, float, V), *want = Q3_NEW(&t->run, float, V);
+    static const q3_dtype types[] = { Q3_DTYPES, Q3_I8 };
+    for (int k = 0; k < 2 * ROWS; k++) {
+        q3_prompt p = t->prompts[k / 2];
+        uncached(want, t, &p, p.ids, p.n);
+        t->ctx.dtype = Q3_BF16;
+        q3_engine *e = engine_of(t, (q3_engine_options){ .kv_type = types[k % 2] });
+        assert_int_equal(q3_engine_settings(e)->kv_type, k % 2 ? Q3_I8 : Q3_BF16);
+        q3_sequence *s = begin(e, &p), *other;
+        logits_of(got, e, s, k % 2 ? 7 : 0);
+        assert_true(q3_golden_distance(got, want, V) < 4e-2); // rounded in every layer
+        p.adapter = 1;
+        other = begin(e, &p);
+        q3_feed feeds[2];
+        q3_sequence *both[2] = { s, other };
+        for (int i = 0; i < 5; i++) {
+            assert_true(q3_sequence_push(s, &p.ids[i], 1));
+            pass(e, feeds, both, 2, 0, i % 2 ? Q3_WANT_LIKELIEST : Q3_WANT_LAST);
+            assert_true(q3_sequence_push(other, &p.ids[i], 1));
+        }
+        q3_sequence_destroy(s);
+        q3_sequence_destroy(other);
+        close_engine(e);
+        t->ctx.dtype = Q3_F32;
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1101,6 +1137,7 @@ int main(void)
         cmocka_unit_test(each_failing_allocation_for_features_is_an_error),
         cmocka_unit_test(a_sequence_ends_at_its_limit),
         cmocka_unit_test(decoding_is_recorded_on_a_device),
+        cmocka_unit_test(bf16_activations_go_through_the_cache),
         cmocka_unit_test(prompts_that_begin_alike_share_blocks),
         cmocka_unit_test(a_known_prompt_of_whole_blocks_computes_its_last_token_alone),
         cmocka_unit_test(forks_that_go_apart_equal_sequences_of_their_own),

@@ -214,6 +214,8 @@ static void what_cannot_be_a_prompt_is_refused(void **state)
     refused(Q3_ERR_DATA, "message 0 has a video; only pictures are understood", &p, &video, 1, 0);
     refused(Q3_ERR_DATA, "the model is a text-only one and cannot see pictures", &text_prompter, &picture, 1,
             1);
+    refused(Q3_ERR_DATA, "the text is not valid UTF-8 at byte 1", &p,
+            &(q3_message){ .role = "user", .text = "x\xff" }, 1, 0);
     p.max_tokens = 8;
     refused(Q3_ERR_LIMIT, "the prompt has 10 tokens, and at most 8 are possible", &p, &hi, 1, 0);
     p.plain = true;
