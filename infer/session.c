@@ -77,9 +77,6 @@ static q3_status find_places(places *out, q3_session *s, const q3_session_option
 
 /* ---- weights ---- */
 
-static const char *const weight_words[] = { "auto", "f32", "bf16", "nf4", "fp4", "int8", NULL };
-enum { WEIGHTS_AUTO, WEIGHTS_F32, WEIGHTS_BF16, WEIGHTS_NF4, WEIGHTS_FP4, WEIGHTS_INT8 };
-
 static q3_status find_word(int *out, const char *const *words, const char *word, const char *option)
 {
     q3_text list = { 0 };
@@ -98,53 +95,11 @@ static q3_status find_word(int *out, const char *const *words, const char *word,
     return st;
 }
 
-/* Matrices in f32 become bf16, those in bf16 stay. Rounded on the host, whatever the device. */
-static q3_status narrow(q3_session *s, q3_tensor *w)
-{
-    int64_t n = q3_numel(w);
-    uint16_t *data = q3_arena_alloc(&s->values, (size_t)n * sizeof *data),
-             *half = q3_malloc((size_t)n * sizeof *half);
-    float *full = q3_malloc((size_t)n * sizeof *full);
-    bool room = data && half && full;
-    if (room) {
-        q3_device_read(s->cuda, full, w->data, (size_t)n * sizeof *full);
-        for (int64_t i = 0; i < n; i++)
-            half[i] = q3_f32_to_bf16(full[i]);
-        q3_device_write(s->cuda, data, half, (size_t)n * sizeof *half);
-        w->data = data;
-        w->dtype = Q3_BF16;
-    }
-    q3_free(full);
-    q3_free(half);
-    return room ? q3_device_status(s->cuda) : Q3_ERR_MEMORY;
-}
-
-/* Asked for 16 or 32 bits: quantized files cannot give them; 16-bit values are the same in 32 bits. */
-static q3_status widen_or_narrow(q3_session *s, int kind)
-{
-    for (int i = 0; i < s->model.n_params; i++) {
-        q3_tensor *w = s->model.params[i].tensor;
-        if (w->dtype > Q3_F16)
-            return q3_fail(Q3_ERR_USAGE,
-                           "--weights is %s, and the model in the directory is quantized; leave it out",
-                           weight_words[kind]);
-        if (kind == WEIGHTS_BF16 && w->dtype == Q3_F32 && w->ndim == 2)
-            Q3_TRY(narrow(s, w));
-    }
-    return Q3_OK;
-}
-
 static q3_status open_model(q3_session *s, const char *dir, const q3_session_options *o)
 {
-    int kind;
-    Q3_TRY(find_word(&kind, weight_words, o->weights, "--weights"));
-    const q3_load_options load = { .load_in_4bit = kind == WEIGHTS_NF4 || kind == WEIGHTS_FP4,
-                                   .load_in_8bit = kind == WEIGHTS_INT8,
-                                   .code = kind == WEIGHTS_FP4 ? Q3_FP4 : Q3_NF4,
-                                   .double_quant = true,
-                                   .values = &s->values };
-    Q3_TRY(q3_model_load(&s->model, &s->run, dir, &load));
-    return kind == WEIGHTS_F32 || kind == WEIGHTS_BF16 ? widen_or_narrow(s, kind) : Q3_OK;
+    q3_load_options load = { .values = &s->values };
+    Q3_TRY(q3_load_options_word(&load, o->weights ? o->weights : "auto"));
+    return q3_model_load(&s->model, &s->run, dir, &load);
 }
 
 /* ---- adapters ---- */
