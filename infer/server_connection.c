@@ -9,9 +9,10 @@
 enum {
     STREAM_BLOCK = 16 << 10, // bytes that libmicrohttpd asks for at a time
     ID_BYTES = 16,           // of an id that is made up
-    PATIENCE =
-        2, // what is too large is read and dropped up to this multiple of the limit: so the client hears why
 };
+
+/* What is too large is read and dropped up to this multiple of the limit, so that the client can hear why. */
+enum { PATIENCE = 2 };
 
 /* ---- answers ---- */
 
