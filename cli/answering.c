@@ -63,6 +63,12 @@ void q3_answering_close(q3_answering *a)
 
 q3_status q3_answering_begin(q3_answer *out, q3_answering *a, const q3_prompt *prompt)
 {
+    if (a->settings.beams > 1) {
+        Q3_TRY(q3_answer_search(out, &a->session, prompt, a->settings.beams, &a->options));
+        a->searched += out->timing.output_tokens;
+        a->search_seconds += out->timing.ended - out->timing.submitted;
+        return Q3_OK;
+    }
     return q3_answer_begin(out, &a->session, prompt, a->n_asked++, &a->options);
 }
 
@@ -77,6 +83,8 @@ q3_status q3_answering_run(q3_answer *out, q3_answering *a, const q3_prompt *pro
     q3_status st = q3_answer_status(out);
     if (st != Q3_OK)
         q3_answer_free(out);
+    else
+        q3_answering_finish(out, a);
     return st;
 }
 
@@ -88,6 +96,13 @@ static double rate(int64_t tokens, double seconds)
 void q3_answering_tell(q3_answering *a)
 {
     q3_scheduler_stats now;
+    if (a->settings.beams > 1) {
+        q3_info("%lld tokens | the best of %d beams at %.1f tok/s", (long long)a->searched, a->settings.beams,
+                rate(a->searched, a->search_seconds));
+        a->searched = 0;
+        a->search_seconds = 0;
+        return;
+    }
     const q3_scheduler_stats *was = &a->before;
     q3_scheduler_stats_of(&now, a->session.scheduler);
     int64_t cached = now.cached_tokens - was->cached_tokens, output = now.output_tokens - was->output_tokens;
@@ -115,16 +130,16 @@ void q3_answering_stream(q3_answering *a)
     a->options.on_text = to_stdout;
 }
 
-const char *q3_answering_text(size_t *n, const q3_answering *a, const q3_answer *answer)
+void q3_answering_finish(q3_answer *answer, const q3_answering *a)
 {
     static const char white[] = " \t\r\n\v\f";
-    const char *text = answer->text.data ? answer->text.data : "";
-    *n = answer->text.size;
-    if (!a->settings.strip)
-        return text;
-    for (; *n && strchr(white, *text); --*n)
-        text++;
-    while (*n && strchr(white, text[*n - 1]))
-        --*n;
-    return text;
+    q3_text *t = &answer->text;
+    if (!a->settings.strip || !t->size)
+        return;
+    size_t begin = strspn(t->data, white);
+    while (t->size > begin && strchr(white, t->data[t->size - 1]))
+        t->size--;
+    t->size -= begin;
+    memmove(t->data, t->data + begin, t->size);
+    t->data[t->size] = 0;
 }

@@ -15,6 +15,8 @@ typedef struct q3_answering {
     int adapter;               /* that answers, -1: none */
     uint32_t n_asked;          /* answers begun, which numbers their draws */
     q3_scheduler_stats before; /* what the last q3_answering_tell knew */
+    int64_t searched;          /* tokens of answers by beam search since then, and their seconds */
+    double search_seconds;
 } q3_answering;
 
 /* Checks options, then loads. Must not move afterwards. Nothing is left to free on failure. */
@@ -33,7 +35,8 @@ void q3_answering_tell(q3_answering *a);
 /* Text of answers goes to stdout as it comes. */
 void q3_answering_stream(q3_answering *a);
 
-/* The answer's text, without white space around it where the profile says so. */
-const char *q3_answering_text(size_t *n, const q3_answering *a, const q3_answer *answer);
+/* What is left to do when an answer has ended: white space around it goes where the profile says so. q3_answering_run does
+ * it itself. */
+void q3_answering_finish(q3_answer *answer, const q3_answering *a);
 
 #endif

@@ -1,6 +1,5 @@
 /* chat: a conversation with a model, pictures included. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/ioctl.h>
@@ -38,12 +37,7 @@ static q3_status answer_to_question(chat *t)
     Q3_TRY(q3_conversation_prompt(&prompt, &t->mem, &t->c, &t->a.session.prompter));
     prompt.adapter = t->a.adapter;
     Q3_TRY(q3_answering_run(&answer, &t->a, &prompt));
-    if (!t->a.options.on_text) {
-        size_t n;
-        const char *text = q3_answering_text(&n, &t->a, &answer);
-        fwrite(text, 1, n, stdout);
-    }
-    printf("\n");
+    printf("%s\n", t->a.options.on_text || !answer.text.data ? "" : answer.text.data);
     fflush(stdout);
     if (answer.finish == Q3_FINISH_CANCELLED)
         q3_info("stopped; what is there stays in the conversation");
@@ -303,7 +297,7 @@ static void loop(chat *t, q3_line_input *in)
             break;
         if (kind == Q3_LINE_INTERRUPTED) {
             q3_interrupted();
-            fprintf(stderr, "\n/quit or Ctrl-D ends the conversation\n");
+            fprintf(stderr, "/quit or Ctrl-D ends the conversation\n");
         } else if (take(t, line) != Q3_OK) {
             fprintf(stderr, "error: %s\n", q3_error());
         }

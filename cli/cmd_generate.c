@@ -1,7 +1,6 @@
 /* generate: answers to one prompt, to many at once, or to one after the other as they are typed. */
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <unistd.h>
@@ -9,7 +8,6 @@
 #include "cli/answering.h"
 #include "cli/line_input.h"
 #include "cli/prompt_lines.h"
-#include "core/file.h"
 #include "core/log.h"
 
 /* The question that the reference system for exported graphs asks when it is given none. */
@@ -38,14 +36,12 @@ static const q3_option options[] = {
     { .name = "prompts-file",
       .kind = Q3_OPTION_VALUE,
       .value = "FILE",
-      .help = "one prompt a line, or JSON objects in a .jsonl: prompt, image, system" },
+      .help = "a prompt a line, in a .jsonl also image, system" },
     { .name = "interactive", .kind = Q3_OPTION_FLAG, .help = "ask for prompts, each on its own" },
     { .name = "no-chat-template",
       .kind = Q3_OPTION_FLAG,
       .help = "the text as it is, without roles around it" },
-    { .name = "json",
-      .kind = Q3_OPTION_FLAG,
-      .help = "answers as JSON: text, ids, finish_reason, usage, timings" },
+    { .name = "json", .kind = Q3_OPTION_FLAG, .help = "all about an answer as one JSON object" },
     { .name = "stream", .kind = Q3_OPTION_FLAG, .help = "text as it comes (default on a terminal)" },
 };
 
@@ -106,12 +102,10 @@ static q3_status add_pictures(q3_conversation *c, const q3_answering *a)
 static q3_status print_answer(const q3_answering *a, const q3_answer *answer)
 {
     q3_text out = { 0 };
-    size_t n;
     if (q3_options_given(a->o, "json")) {
         q3_answer_json(&out, answer, a->session.tokenizer);
     } else if (!a->options.on_text) {
-        const char *text = q3_answering_text(&n, a, answer);
-        q3_text_append(&out, text, n);
+        q3_text_append(&out, answer->text.data, answer->text.size);
     }
     q3_text_append(&out, "\n", 1);
     return q3_options_print(&out);
@@ -247,6 +241,7 @@ static q3_status print_item(batch *b)
         return print_failure(b, it->sentence);
     if (it->answer.status)
         return print_failure(b, it->answer.sentence);
+    q3_answering_finish(&it->answer, b->a);
     return print_answer(b->a, &it->answer);
 }
 
@@ -314,6 +309,10 @@ static q3_status check(bool *interactive, const q3_options *o)
     Q3_TRY(exclude(o, "json", "stream"));
     Q3_TRY(exclude(o, "prompts-file", "stream"));
     Q3_TRY(exclude(o, "system", "no-chat-template"));
+    if (q3_options_given(o, "stream") && strcmp(q3_options_get(o, "profile"), "cog") == 0)
+        return q3_fail(
+            Q3_ERR_USAGE,
+            "--stream shows a text before it is whole, and --profile cog strips it; leave one out");
     if (q3_options_given(o, "logprobs") && !q3_options_given(o, "json"))
         return q3_fail(Q3_ERR_USAGE, "--logprobs are shown with --json only; add it");
     *interactive = q3_options_given(o, "interactive") || (!n && isatty(STDIN_FILENO));
@@ -358,7 +357,7 @@ const q3_command q3_command_generate = {
     .name = "generate",
     .summary = "answer a prompt, with pictures or without, or many at once",
     .usage = "--model DIR --prompt TEXT [--image FILE] [options]",
-    .example = "generate --model models/Qwen3-VL-2B-Instruct --image photo.jpg --prompt \"What is this?\"",
+    .example = "generate --model models/Qwen3-VL-2B --image a.jpg --prompt \"What?\"",
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .lists = { &q3_model_list, &q3_sampling_list },

@@ -1,5 +1,8 @@
 /* version: the program, how it was built, the libraries it runs with, and what this machine offers. */
 #include <archive.h>
+#if defined(Q3_LIBEDIT)
+#include <histedit.h>
+#endif
 #include <png.h>
 #include <utf8proc.h>
 #include <webp/decode.h>
@@ -24,6 +27,9 @@ static void print_libraries(q3_text *out)
                    "libraries:  cJSON %s, zlib %s, libpng %s, WebP %d.%d.%d, utf8proc %s\n            %s\n",
                    cJSON_Version(), zlibVersion(), png_get_libpng_ver(NULL), webp >> 16, webp >> 8 & 255,
                    webp & 255, utf8proc_version(), archive_version_string());
+#if defined(Q3_LIBEDIT)
+    q3_text_printf(out, "            libedit %d.%d\n", LIBEDIT_MAJOR, LIBEDIT_MINOR);
+#endif
 }
 
 static q3_status run(const q3_options *o)

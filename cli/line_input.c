@@ -167,6 +167,8 @@ q3_line_kind q3_line_input_read(const char **line, q3_line_input *in)
 {
     in->line.size = 0;
     q3_line_kind kind = edits(in) ? read_edited(in) : read_plain(in);
+    if (kind != Q3_LINE_TEXT && isatty(STDIN_FILENO))
+        fprintf(stderr, "\n"); // the prompt's line ends
     if (in->line.failed)
         return Q3_LINE_END;
     size_t n = in->line.size;

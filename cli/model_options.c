@@ -1,34 +1,32 @@
 #include "cli/model_options.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
-#include "core/file.h"
 #include "core/log.h"
 
 static const q3_option model_options[] = {
     { .name = "model",
       .kind = Q3_OPTION_VALUE,
       .value = "DIR",
-      .help = "the model's directory, or an adapter's",
+      .help = "of the model, or of an adapter",
       .alias = "model-dir" },
     { .name = "adapter",
       .kind = Q3_OPTION_VALUE,
       .value = "[NAME=]DIR",
-      .help = "LoRA adapter on top of it; the first answers",
+      .help = "LoRA adapter; the first answers",
       .repeats = true },
     { .name = "merge", .kind = Q3_OPTION_FLAG, .help = "add the adapter into the weights" },
     { .name = "weights",
       .kind = Q3_OPTION_VALUE,
       .value = "WORD",
-      .help = "auto, f32, bf16, nf4, fp4, int8, int4 or int4-g32",
+      .help = "f32, bf16, nf4, fp4, int8, int4 ...",
       .alias = "quant" },
     { .name = "precision",
       .kind = Q3_OPTION_VALUE,
       .value = "fp32|int4",
-      .help = "--dtype float32, or --weights int4",
+      .help = "all float32; int4 weights",
       .alias = "text-precision" },
     { .name = "dtype",
       .kind = Q3_OPTION_VALUE,
@@ -41,16 +39,13 @@ static const q3_option model_options[] = {
     { .name = "attn-window",
       .kind = Q3_OPTION_VALUE,
       .value = "N",
-      .help = "a token sees the last N only; 0: all",
+      .help = "tokens that one sees; 0: all",
       .alias = "window" },
     { .name = "kv-type",
       .kind = Q3_OPTION_VALUE,
       .value = "WORD",
-      .help = "cache in f32, bf16, int8 or int4 (default: as activations)" },
-    { .name = "kv-tokens",
-      .kind = Q3_OPTION_VALUE,
-      .value = "N",
-      .help = "tokens that the cache holds (default: the model's length, or half of memory)" },
+      .help = "of the cache: f32, bf16, int8 or int4" },
+    { .name = "kv-tokens", .kind = Q3_OPTION_VALUE, .value = "N", .help = "tokens that the cache holds" },
     { .name = "min-pixels",
       .kind = Q3_OPTION_VALUE,
       .value = "N",
@@ -71,22 +66,16 @@ static const q3_option sampling_options[] = {
       .kind = Q3_OPTION_VALUE,
       .value = "X",
       .help = "0: the likeliest token always; above 1: wilder" },
-    { .name = "top-k",
-      .kind = Q3_OPTION_VALUE,
-      .value = "N",
-      .help = "draw from the N likeliest; 0: from all" },
+    { .name = "top-k", .kind = Q3_OPTION_VALUE, .value = "N", .help = "draw from the N likeliest; 0: all" },
     { .name = "top-p",
       .kind = Q3_OPTION_VALUE,
       .value = "X",
-      .help = "draw from the likeliest that make up X; 1: from all" },
-    { .name = "min-p",
-      .kind = Q3_OPTION_VALUE,
-      .value = "X",
-      .help = "drop what is less likely than X times the likeliest" },
+      .help = "draw from the likeliest of mass X; 1: all" },
+    { .name = "min-p", .kind = Q3_OPTION_VALUE, .value = "X", .help = "drop below X times the likeliest" },
     { .name = "repetition-penalty",
       .kind = Q3_OPTION_VALUE,
       .value = "X",
-      .help = "divides what came before, prompt included; 1: off" },
+      .help = "for all that came before; 1: off" },
     { .name = "presence-penalty",
       .kind = Q3_OPTION_VALUE,
       .value = "X",
@@ -98,7 +87,7 @@ static const q3_option sampling_options[] = {
     { .name = "seed",
       .kind = Q3_OPTION_VALUE,
       .value = "N",
-      .help = "of the draws (default: a random one, which is shown)" },
+      .help = "of the draws; without: random, and shown" },
     { .name = "greedy", .kind = Q3_OPTION_FLAG, .help = "the likeliest token always", .alias = "no-sample" },
     { .name = "stop",
       .kind = Q3_OPTION_VALUE,
@@ -108,7 +97,7 @@ static const q3_option sampling_options[] = {
     { .name = "preset",
       .kind = Q3_OPTION_VALUE,
       .value = "WORD",
-      .help = "temperature, top-k, top-p for factual, creative or code" },
+      .help = "draws for factual, creative or code" },
     { .name = "profile",
       .kind = Q3_OPTION_VALUE,
       .value = "WORD",
@@ -125,12 +114,12 @@ static const q3_option sampling_options[] = {
     { .name = "logprobs",
       .kind = Q3_OPTION_VALUE,
       .value = "N",
-      .help = "with --json: probabilities, and the N likeliest beside" },
+      .help = "with --json: probabilities of N likeliest" },
     { .name = "num-beams", .kind = Q3_OPTION_VALUE, .value = "N", .help = "beam search over N; 1: off" },
     { .name = "lookup",
       .kind = Q3_OPTION_VALUE,
       .value = "N",
-      .help = "guess N tokens at a time from the prompt; same answer" },
+      .help = "guess N tokens at a time; same answer" },
     { .name = "thinking",
       .kind = Q3_OPTION_FLAG,
       .help = "text-only models: let it think before it answers" },
@@ -395,6 +384,23 @@ static q3_status read_stops(q3_sampling_settings *s, const q3_options *o, const 
     return Q3_OK;
 }
 
+/* What beam search has no use for must not be passed over in silence. */
+static q3_status check_beams(q3_sampling_settings *s, const q3_options *o)
+{
+    static const char *const others[] = { "regex",  "json-schema",      "logprobs",
+                                          "lookup", "presence-penalty", "frequency-penalty",
+                                          "seed" };
+    for (int i = 0; i < COUNT(others); i++)
+        if (q3_options_given(o, others[i]))
+            return q3_fail(Q3_ERR_USAGE, "--num-beams and --%s exclude each other", others[i]);
+    if (s->sampling.do_sample && strncmp(s->mode_origin, "--", 2) == 0)
+        return q3_fail(Q3_ERR_USAGE, "--num-beams and %s exclude each other: beams are not drawn",
+                       s->mode_origin);
+    s->sampling.do_sample = false;
+    s->mode_origin = "--num-beams";
+    return Q3_OK;
+}
+
 static q3_status read_search(q3_sampling_settings *s, const q3_options *o)
 {
     int64_t logprobs, lookup, beams;
@@ -404,13 +410,8 @@ static q3_status read_search(q3_sampling_settings *s, const q3_options *o)
     s->logprobs = (int)logprobs;
     s->lookup = (int)lookup;
     s->beams = (int)beams;
-    if (beams > 1 && s->sampling.do_sample) {
-        if (strncmp(s->mode_origin, "--", 2) == 0)
-            return q3_fail(Q3_ERR_USAGE, "--num-beams and %s exclude each other: beams are not drawn",
-                           s->mode_origin);
-        s->sampling.do_sample = false;
-        s->mode_origin = "--num-beams";
-    }
+    if (beams > 1)
+        Q3_TRY(check_beams(s, o));
     if (q3_options_given(o, "regex") && q3_options_given(o, "json-schema"))
         return q3_fail(Q3_ERR_USAGE, "--regex and --json-schema exclude each other");
     return Q3_OK;

@@ -427,9 +427,9 @@ static void help_line(q3_text *out, const q3_option *option)
         snprintf(left + n, sizeof left - (size_t)n, " [%s]", option->value);
     q3_text_printf(out, "%-*s %s", HELP_COLUMN, left, option->help);
     if (option->repeats)
-        q3_text_printf(out, "; may be repeated");
+        q3_text_printf(out, "; repeatable");
     if (option->alias)
-        q3_text_printf(out, "; also --%s", option->alias);
+        q3_text_printf(out, " (--%s)", option->alias);
     if (option->initial)
         q3_text_printf(out, " (default: %s)", option->initial);
     q3_text_append(out, "\n", 1);

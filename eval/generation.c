@@ -1,18 +1,14 @@
 #include "eval/generation.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
-#include "core/sha256.h"
-#include "core/file.h"
 #include "core/log.h"
 
 #define PREFIX "evaluate_qwen3 failed: "
 #define FORCED_PREFIX "{\"label\": \""
 
 enum {
-    PATH_BYTES = 4096,
     CHUNK = 2048,             // prompt tokens of a pass: nobody waits for the first token of an answer here
     PICTURE_BYTES = 64 << 20, // kept features: a picture is asked about twice, for its score and its answer
 };
@@ -47,8 +43,8 @@ struct question {
     uint32_t number; // of the sample
     q3_arena mem;    // the prompt and the answer's ids
     q3_prompt prompt;
-    unsigned char hash[1][Q3_PICTURE_HASH_BYTES];
-    int32_t *ids; // [max_new_tokens]
+    unsigned char hash[1][Q3_PICTURE_HASH_BYTES]; // what its picture's features are found by
+    int32_t *ids;                                 // [max_new_tokens]
     int64_t n;
 };
 
@@ -217,17 +213,6 @@ static size_t question_bytes(const evaluator *ev, const q3_row *row)
            (size_t)ev->o->max_new_tokens * sizeof(int32_t) + ((size_t)64 << 10);
 }
 
-static void hash_picture(question *q, const q3_row *row)
-{
-    const q3_vision_spec *v = &q->ev->o->source.collator->vision;
-    size_t patch = 3 * sizeof(float) * (size_t)v->tpatch * (size_t)v->patch * (size_t)v->patch;
-    q3_sha256 sum;
-    q3_sha256_begin(&sum);
-    q3_sha256_add(&sum, row->patches.grid, sizeof row->patches.grid);
-    q3_sha256_add(&sum, row->patches.data, (size_t)row->patches.n * patch);
-    q3_sha256_end(q->hash[0], &sum);
-}
-
 /* The loader's batch goes with the next one, so the prompt is copied. */
 static q3_status fill_question(question *q, const q3_row *row)
 {
@@ -238,8 +223,8 @@ static q3_status fill_question(question *q, const q3_row *row)
     q->ids = Q3_NEW(&q->mem, int32_t, q->ev->o->max_new_tokens);
     if (!q->ids)
         return Q3_ERR_MEMORY;
-    if (b.n_images)
-        hash_picture(q, row);
+    memcpy(q->hash, &q->number,
+           sizeof q->number); // a name that no other picture has: nobody else asks about it
     q->prompt = (q3_prompt){ .ids = b.ids,
                              .n = b.n_tokens,
                              .positions = b.positions,
@@ -506,72 +491,4 @@ void q3_evaluation_free(q3_evaluation *e)
 {
     q3_arena_destroy(&e->mem);
     *e = (q3_evaluation){ 0 };
-}
-
-static void write_string(q3_text *out, const char *key, const char *text)
-{
-    q3_text_printf(out, "%s", key);
-    if (text)
-        q3_text_json_string(out, text, strlen(text));
-    else
-        q3_text_printf(out, "null");
-}
-
-static void write_prediction(q3_text *out, const q3_evaluation *e, const q3_prediction *p)
-{
-    const char *const *names = e->labels->normal;
-    write_string(out, "{\"id\": ", p->id ? p->id : p->where);
-    q3_text_printf(out, ", \"prompt_tokens\": %lld, \"output\": ", (long long)p->prompt_tokens);
-    q3_text_json_string(out, p->output, p->output_bytes);
-    q3_text_printf(out, ", \"output_ids\": [");
-    for (int64_t i = 0; i < p->n_output; i++)
-        q3_text_printf(out, "%s%d", i ? ", " : "", (int)p->output_ids[i]);
-    write_string(out, "], \"stage\": ", q3_answer_stage_names[p->answer.stage]);
-    write_string(out, ", \"pred\": ", p->answer.word);
-    write_string(out, ", \"gold\": ", names[p->gold]);
-    if (p->source)
-        write_string(out, ", \"source\": ", p->source);
-    if (p->forced >= 0) {
-        write_string(out, ", \"forced\": ", names[p->forced]);
-        q3_text_printf(out, ", \"forced_probs\": [");
-        for (int i = 0; i < e->labels->n; i++) {
-            q3_text_printf(out, "%s", i ? ", " : "");
-            q3_text_json_number(out, p->forced_probs[i]);
-        }
-        q3_text_printf(out, "]");
-    }
-    q3_text_printf(out, "}\n");
-}
-
-/* Writes what was collected and empties it. */
-static q3_status write_out(q3_text *text, const char *dir, const char *name, const char *ending)
-{
-    char path[PATH_BYTES];
-    q3_status st = text->failed ? Q3_ERR_MEMORY : Q3_OK;
-    if (st == Q3_OK && snprintf(path, sizeof path, "%s/eval/%s%s", dir, name, ending) >= PATH_BYTES)
-        st = q3_fail(Q3_ERR_LIMIT, "%s/eval/%s%s: the path is too long", dir, name, ending);
-    st = st ? st : q3_file_write(path, text->data ? text->data : "", text->size);
-    q3_text_free(text);
-    *text = (q3_text){ 0 };
-    return st;
-}
-
-static q3_status write_files(const q3_evaluation *e, const char *dir, const char *name)
-{
-    q3_text text = { 0 };
-    char *folder = q3_path_join(dir, "eval");
-    q3_status st = folder ? q3_dir_create(folder) : Q3_ERR_MEMORY;
-    q3_free(folder);
-    Q3_TRY(st);
-    for (int64_t i = 0; i < e->n; i++)
-        write_prediction(&text, e, &e->predictions[i]);
-    Q3_TRY(write_out(&text, dir, name, "_predictions.jsonl"));
-    q3_metrics_write(&text, &e->metrics, 0);
-    q3_text_printf(&text, "\n");
-    return write_out(&text, dir, name, ".json");
-}
-
-q3_status q3_evaluation_write(const q3_evaluation *e, const char *dir, const char *name)
-{
-    return q3_prefix(write_files(e, dir, name), PREFIX);
 }

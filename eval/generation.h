@@ -71,9 +71,4 @@ void q3_evaluation_free(q3_evaluation *e); /* fine on a zeroed one */
 /* Metrics from the predictions; the seed resamples the accuracy's interval. */
 q3_status q3_evaluation_measure(q3_evaluation *e, uint64_t seed);
 
-/* Writes dir/eval/<name>.json, the metrics, and dir/eval/<name>_predictions.jsonl, a line a sample: id (or
- * where it stands), prompt_tokens, output, output_ids, stage, pred (null when failed), gold, source if there is
- * one, and with the forced choice forced and forced_probs in the order of the labels. Labels in normal form. */
-q3_status q3_evaluation_write(const q3_evaluation *e, const char *dir, const char *name);
-
 #endif

@@ -5,7 +5,9 @@
 
 #include "core/file.h"
 
-enum { FILE_LIMIT = 1 << 30 };
+enum { FILE_LIMIT = 1 << 30, PATH_BYTES = 4096 };
+
+#define PREFIX "evaluate_qwen3 failed: "
 
 #define ARENA_BYTES ((size_t)1 << 34) // reserved addresses, not memory
 
@@ -96,4 +98,72 @@ q3_status q3_evaluation_read(q3_evaluation *out, const char *dir, const char *na
     if (st != Q3_OK)
         q3_evaluation_free(out);
     return st;
+}
+
+static void write_string(q3_text *out, const char *key, const char *text)
+{
+    q3_text_printf(out, "%s", key);
+    if (text)
+        q3_text_json_string(out, text, strlen(text));
+    else
+        q3_text_printf(out, "null");
+}
+
+static void write_prediction(q3_text *out, const q3_evaluation *e, const q3_prediction *p)
+{
+    const char *const *names = e->labels->normal;
+    write_string(out, "{\"id\": ", p->id ? p->id : p->where);
+    q3_text_printf(out, ", \"prompt_tokens\": %lld, \"output\": ", (long long)p->prompt_tokens);
+    q3_text_json_string(out, p->output, p->output_bytes);
+    q3_text_printf(out, ", \"output_ids\": [");
+    for (int64_t i = 0; i < p->n_output; i++)
+        q3_text_printf(out, "%s%d", i ? ", " : "", (int)p->output_ids[i]);
+    write_string(out, "], \"stage\": ", q3_answer_stage_names[p->answer.stage]);
+    write_string(out, ", \"pred\": ", p->answer.word);
+    write_string(out, ", \"gold\": ", names[p->gold]);
+    if (p->source)
+        write_string(out, ", \"source\": ", p->source);
+    if (p->forced >= 0) {
+        write_string(out, ", \"forced\": ", names[p->forced]);
+        q3_text_printf(out, ", \"forced_probs\": [");
+        for (int i = 0; i < e->labels->n; i++) {
+            q3_text_printf(out, "%s", i ? ", " : "");
+            q3_text_json_number(out, p->forced_probs[i]);
+        }
+        q3_text_printf(out, "]");
+    }
+    q3_text_printf(out, "}\n");
+}
+
+/* Writes what was collected and empties it. */
+static q3_status write_out(q3_text *text, const char *dir, const char *name, const char *ending)
+{
+    char path[PATH_BYTES];
+    q3_status st = text->failed ? Q3_ERR_MEMORY : Q3_OK;
+    if (st == Q3_OK && snprintf(path, sizeof path, "%s/eval/%s%s", dir, name, ending) >= PATH_BYTES)
+        st = q3_fail(Q3_ERR_LIMIT, "%s/eval/%s%s: the path is too long", dir, name, ending);
+    st = st ? st : q3_file_write(path, text->data ? text->data : "", text->size);
+    q3_text_free(text);
+    *text = (q3_text){ 0 };
+    return st;
+}
+
+static q3_status write_files(const q3_evaluation *e, const char *dir, const char *name)
+{
+    q3_text text = { 0 };
+    char *folder = q3_path_join(dir, "eval");
+    q3_status st = folder ? q3_dir_create(folder) : Q3_ERR_MEMORY;
+    q3_free(folder);
+    Q3_TRY(st);
+    for (int64_t i = 0; i < e->n; i++)
+        write_prediction(&text, e, &e->predictions[i]);
+    Q3_TRY(write_out(&text, dir, name, "_predictions.jsonl"));
+    q3_metrics_write(&text, &e->metrics, 0);
+    q3_text_printf(&text, "\n");
+    return write_out(&text, dir, name, ".json");
+}
+
+q3_status q3_evaluation_write(const q3_evaluation *e, const char *dir, const char *name)
+{
+    return q3_prefix(write_files(e, dir, name), PREFIX);
 }

@@ -3,6 +3,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/log.h"
+#include "infer/beam.h"
+
 const char *q3_finish_name(q3_finish finish)
 {
     static const char *const names[] = { "stop", "length", "cancelled", "error" };
@@ -97,15 +100,21 @@ static void on_end(void *arg, const q3_outcome_of_request *outcome)
     a->ended = true;
 }
 
+static q3_status check_end_tokens(const q3_session *s)
+{
+    if (s->model.config.generation.n_eos)
+        return Q3_OK;
+    return q3_fail(Q3_ERR_MODEL,
+                   "%s: neither generation_config.json nor config.json says which token ends an answer "
+                   "(eos_token_id)",
+                   s->name);
+}
+
 static q3_status submit(q3_answer *a, q3_session *s, const q3_prompt *prompt, uint32_t number)
 {
     const q3_answer_options *o = a->options;
     const q3_generation_config *g = &s->model.config.generation;
-    if (!g->n_eos)
-        return q3_fail(Q3_ERR_MODEL,
-                       "%s: neither generation_config.json nor config.json says which token ends an answer "
-                       "(eos_token_id)",
-                       s->name);
+    Q3_TRY(check_end_tokens(s));
     Q3_TRY(q3_stream_create(&a->stream, s->tokenizer, o->stops, o->n_stops, true));
     if (o->form)
         Q3_TRY(q3_constraint_clone(&a->form, o->form));
@@ -129,6 +138,57 @@ q3_status q3_answer_begin(q3_answer *out, q3_session *s, const q3_prompt *prompt
 {
     *out = (q3_answer){ .options = options };
     q3_status st = submit(out, s, prompt, number);
+    if (st != Q3_OK)
+        q3_answer_free(out);
+    return st;
+}
+
+/* The text of ids that are there at once, up to a stop string. */
+static q3_status read_ids(q3_answer *a, const q3_beam_answer *found)
+{
+    bool stopped = false;
+    int64_t n = 0;
+    while (n < found->n && !stopped)
+        Q3_TRY(q3_stream_add(&a->text, &stopped, a->stream, found->ids[n++]));
+    Q3_TRY(q3_stream_end(&a->text, a->stream));
+    a->finish = found->ended || stopped ? Q3_FINISH_STOP : Q3_FINISH_LENGTH;
+    a->timing.output_tokens = n;
+    return q3_ids_append(&a->ids, found->ids, (size_t)n);
+}
+
+static q3_status search(q3_answer *a, q3_arena *mem, q3_session *s, const q3_prompt *prompt, int num_beams)
+{
+    const q3_answer_options *o = a->options;
+    const q3_generation_config *g = &s->model.config.generation;
+    const q3_beam_options options = { .num_beams = num_beams,
+                                      .num_returned = 1,
+                                      .length_penalty =
+                                          1, // transformers' default, as early_stopping false is
+                                      .repetition_penalty = o->sampling.repetition_penalty,
+                                      .max_new_tokens = o->max_new_tokens,
+                                      .eos = g->eos,
+                                      .n_eos = g->n_eos };
+    q3_beam_answer found;
+    Q3_TRY(check_end_tokens(s));
+    Q3_TRY(q3_stream_create(&a->stream, s->tokenizer, o->stops, o->n_stops, true));
+    a->timing.submitted = a->timing.admitted = q3_seconds();
+    Q3_TRY(q3_beam_search(&found, mem, s->engine, prompt, &options));
+    a->timing.prompt_tokens = prompt->n;
+    a->timing.ended = q3_seconds();
+    Q3_TRY(read_ids(a, &found));
+    a->ended = true;
+    show(a, 0);
+    return a->text.failed ? Q3_ERR_MEMORY : Q3_OK;
+}
+
+q3_status q3_answer_search(q3_answer *out, q3_session *s, const q3_prompt *prompt, int num_beams,
+                           const q3_answer_options *options)
+{
+    q3_arena mem;
+    *out = (q3_answer){ .options = options };
+    Q3_TRY(q3_arena_create(&mem, "beams", (size_t)1 << 34));
+    q3_status st = search(out, &mem, s, prompt, num_beams);
+    q3_arena_destroy(&mem);
     if (st != Q3_OK)
         q3_answer_free(out);
     return st;

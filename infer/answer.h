@@ -56,6 +56,11 @@ void q3_answer_free(q3_answer *a); /* fine on a zeroed one */
 /* "stop", "length", "cancelled" or "error". */
 const char *q3_finish_name(q3_finish finish);
 
+/* The same by beam search over `num_beams`, to its end; form, probabilities, lookup and draws of the options are not for it.
+ * Errors: those of the search. */
+q3_status q3_answer_search(q3_answer *out, q3_session *s, const q3_prompt *prompt, int num_beams,
+                           const q3_answer_options *options);
+
 /* Its failure with its sentence, Q3_OK where there is none. */
 q3_status q3_answer_status(const q3_answer *a);
 

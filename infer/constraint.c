@@ -9,6 +9,8 @@
 #include "infer/constraint_schema.h"
 #include "infer/constraint_vocabulary.h"
 
+static const char too_much[] = "the form of the answer takes more memory to follow than there is for it";
+
 enum {
     MAX_MASKS = 512,        /* kept at a time: 10 MB with 151936 tokens */
     RENEW_BYTES = 64 << 20, /* of positions; then all but those in use are forgotten */
@@ -75,6 +77,7 @@ static q3_status create_form(form **out, const q3_tokenizer *tokenizer, const in
         return Q3_ERR_MEMORY;
     int64_t ids = q3_tokenizer_size(tokenizer);
     for (int i = 0; i < n_eos; i++) {
+        Q3_CHECK(eos[i] >= 0, "end token %d", (int)eos[i]);
         f->eos[i] = eos[i];
         ids = eos[i] >= ids ? eos[i] + 1 : ids;
     }
@@ -108,7 +111,7 @@ static q3_status join(q3_constraint **out, form *f)
         f->automaton.failed = false;
         q3_free(c);
         *out = NULL;
-        return q3_fail(Q3_ERR_MEMORY, "no memory is left to follow the form of an answer");
+        return q3_fail(Q3_ERR_MEMORY, "%s", too_much);
     }
     c->form = f;
     c->next = f->first;
@@ -240,7 +243,7 @@ static const uint64_t *mask_of(q3_constraint *c)
     if (mask)
         find_tokens(mask, f, c->position);
     if (!mask || f->automaton.failed)
-        c->failure = "no memory is left to follow the form of the answer";
+        c->failure = too_much;
     else if (is_empty(mask, f->n_words))
         c->failure = "no token of the vocabulary leads on in the form of the answer";
     f->automaton.failed = false;
@@ -296,7 +299,7 @@ static bool take_text(q3_constraint *c, int32_t id)
     for (size_t i = 0; i < n && at >= 0; i++)
         at = q3_automaton_step(&f->automaton, at, (uint8_t)bytes[i]);
     if (f->automaton.failed)
-        c->failure = "no memory is left to follow the form of the answer";
+        c->failure = too_much;
     f->automaton.failed = false;
     if (at < 0)
         return false;

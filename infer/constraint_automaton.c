@@ -129,7 +129,9 @@ static void follow(q3_automaton *a, int32_t state, int32_t calls)
     for (int32_t i; (i = a->visited.slots[at]) >= 0; at = (at + 1) & last)
         if (a->visits[i].state == state && a->visits[i].calls == calls)
             return;
-    if (!reserve(a, (void **)&a->visits, a->n_visits + 1, &a->visits_capacity, sizeof *a->visits) ||
+    a->failed = a->n_visits == Q3_AUTOMATON_WIDTH;
+    if (a->failed ||
+        !reserve(a, (void **)&a->visits, a->n_visits + 1, &a->visits_capacity, sizeof *a->visits) ||
         !reserve(a, (void **)&a->work, a->n_work + 1, &a->work_capacity, sizeof *a->work))
         return;
     a->visited.slots[at] = (int32_t)a->n_visits;

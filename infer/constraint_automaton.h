@@ -12,9 +12,9 @@
 
 enum { Q3_POSITION_NONE = -1, Q3_POSITION_UNKNOWN = -2 };
 
-/* What it may come to between two calls of q3_automaton_renew. Ambiguous recursion doubles with each level, so there
- * must be an end. */
-enum { Q3_AUTOMATON_BYTES = 1 << 28 };
+/* What it may come to between two calls of q3_automaton_renew, and what one step may look at: ambiguous recursion doubles
+ * that with each level, so there must be an end. A list of ten thousand words takes ten thousand. */
+enum { Q3_AUTOMATON_BYTES = 1 << 28, Q3_AUTOMATON_WIDTH = 1 << 17 };
 
 typedef struct q3_position_item {
     int32_t state; /* BYTES, or END where the text may end */
@@ -39,7 +39,7 @@ typedef struct q3_hash {
 
 typedef struct q3_automaton {
     const q3_grammar *grammar; /* borrowed, finished */
-    bool failed;               /* out of memory, or of Q3_AUTOMATON_BYTES: it leads nowhere any more */
+    bool failed;               /* out of memory, or at one of these ends: it leads nowhere any more */
     q3_position *positions;    /* [n_positions] */
     int32_t *next;             /* [n_positions, classes] */
     int64_t n_positions, positions_capacity, next_capacity;

@@ -183,6 +183,9 @@ static int32_t builtin(compiler *c, int which)
 static q3_fragment string_literal(compiler *c, const char *s)
 {
     q3_fragment f = q3_fragment_empty(c->g);
+    size_t bad;
+    if (c->g->status == Q3_OK && !q3_utf8_valid(s, strlen(s), &bad))
+        c->g->status = q3_fail(Q3_ERR_USAGE, "a text is not valid UTF-8 at byte %zu", bad);
     for (size_t i = 0, n = strlen(s); i < n && c->g->status == Q3_OK;) {
         uint32_t ch = q3_utf8_next(s, &i);
         f = then(c, f, q3_fragment_chars(c->g, &(q3_char_range){ ch, ch }, 1, true));
@@ -336,6 +339,9 @@ static q3_status read_required(properties *out, const node *at)
     for (const cJSON *r = required ? required->child : NULL; r; r = r->next) {
         if (!cJSON_IsString(r))
             return refuse(at, "required", "must be a list of names");
+        size_t bad;
+        if (!q3_utf8_valid(r->valuestring, strlen(r->valuestring), &bad))
+            return refuse(at, "required", "has a name that is not valid UTF-8");
         property *p = find_property(out, r->valuestring);
         if (!p && cJSON_IsFalse(out->others))
             return refuse(at, "required", "names a property that additionalProperties forbids");
@@ -362,8 +368,11 @@ static q3_status read_properties(properties *out, const node *at)
     if (!out->p)
         return Q3_ERR_MEMORY;
     for (const cJSON *p = named ? named->child : NULL; p; p = p->next) {
+        size_t bad;
         if (find_property(out, p->string))
             return refuse(at, p->string, "is there twice");
+        if (!q3_utf8_valid(p->string, strlen(p->string), &bad))
+            return refuse(at, "properties", "has a name that is not valid UTF-8");
         out->p[out->n++] = (property){ .name = p->string, .schema = p };
     }
     return read_required(out, at);

@@ -96,35 +96,43 @@ q3_status q3_prompt_text(q3_text *out, const q3_prompter *p, const q3_message *m
     return out->failed ? q3_fail(Q3_ERR_MEMORY, "out of memory for the text of a prompt") : Q3_OK;
 }
 
-static q3_status check_json(const q3_chat_tokens *tokens, const cJSON *value, const char *what)
+static q3_status check_text(const q3_prompter *p, const char *text, const char *what)
+{
+    const q3_chat_tokens tokens = tokens_of(p);
+    size_t bad;
+    if (text && !q3_utf8_valid(text, strlen(text), &bad))
+        return q3_fail(Q3_ERR_DATA, "the %s is not valid UTF-8 at byte %zu", what, bad);
+    return p->allow_special ? Q3_OK : q3_chat_check_text(&tokens, text, false, what, REMEDY);
+}
+
+static q3_status check_json(const q3_prompter *p, const cJSON *value, const char *what)
 {
     q3_text text = { 0 };
     if (!value)
         return Q3_OK;
     q3_chat_json(&text, value);
-    q3_status st = text.failed ? Q3_ERR_MEMORY : q3_chat_check_text(tokens, text.data, false, what, REMEDY);
+    q3_status st = text.failed ? Q3_ERR_MEMORY : check_text(p, text.data, what);
     q3_text_free(&text);
     return st;
 }
 
-static q3_status check_message(const q3_chat_tokens *tokens, const q3_message *m)
+static q3_status check_message(const q3_prompter *p, const q3_message *m)
 {
-    Q3_TRY(q3_chat_check_text(tokens, m->text, false, "text", REMEDY));
-    Q3_TRY(q3_chat_check_text(tokens, m->reasoning, false, "reasoning", REMEDY));
+    Q3_TRY(check_text(p, m->text, "text"));
+    Q3_TRY(check_text(p, m->reasoning, "reasoning"));
     for (int i = 0; !m->text && i < m->n_parts; i++)
-        Q3_TRY(q3_chat_check_text(tokens, m->parts[i].text, false, "text", REMEDY));
-    return check_json(tokens, m->tool_calls, "tool call");
+        Q3_TRY(check_text(p, m->parts[i].text, "text"));
+    return check_json(p, m->tool_calls, "tool call");
 }
 
 static q3_status check_texts(const q3_prompter *p, const q3_message *messages, int n)
 {
-    const q3_chat_tokens tokens = tokens_of(p);
     for (int i = 0; i < n; i++) {
-        q3_status st = check_message(&tokens, &messages[i]);
+        q3_status st = check_message(p, &messages[i]);
         if (st != Q3_OK)
             return n == 1 ? st : q3_wrap(st, "message %d (%.20s)", i, messages[i].role);
     }
-    return check_json(&tokens, p->tools, "list of tools");
+    return check_json(p, p->tools, "list of tools");
 }
 
 /* ---- ids and pictures ---- */
@@ -276,8 +284,7 @@ q3_status q3_prompt_make(q3_prompt *out, q3_arena *mem, const q3_prompter *p, co
     if (wanted != n_pictures)
         return q3_fail(Q3_ERR_DATA, "the messages speak of %d pictures, and there are %d", wanted,
                        n_pictures);
-    if (!p->allow_special)
-        Q3_TRY(check_texts(p, messages, n));
+    Q3_TRY(check_texts(p, messages, n));
     q3_status st = q3_prompt_text(&text, p, messages, n);
     st = st ? st : make(out, mem, p, &text, pictures, n_pictures);
     q3_text_free(&text);

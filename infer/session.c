@@ -29,11 +29,16 @@ static q3_status base_of(const char **out, q3_arena *mem, const char *dir, const
     q3_json_close(&doc);
     if (st != Q3_OK || !*out)
         return st ? q3_status_as(st, Q3_ERR_MODEL) : Q3_ERR_MEMORY;
-    return q3_dir_exists(*out) ? Q3_OK
-                               : q3_fail(Q3_ERR_MODEL,
-                                         "%s is an adapter for \"%s\", which is no directory here; give the "
-                                         "model's with --model and the adapter's with --adapter",
-                                         dir, *out);
+    char *network = q3_path_join(*out, "config.json");
+    bool there = network && q3_file_exists(network);
+    q3_free(network);
+    return there
+               ? Q3_OK
+               : q3_fail(
+                     Q3_ERR_MODEL,
+                     "%s is an adapter for \"%s\", which is no model's directory here; give the model's with "
+                     "--model and the adapter's with --adapter",
+                     dir, *out);
 }
 
 /* The last part of a path, whatever slashes it ends with. */
@@ -59,8 +64,11 @@ static q3_status find_places(places *out, q3_session *s, const q3_session_option
     }
     q3_free(network);
     q3_free(config);
-    for (int i = 0; st == Q3_OK && i < o->n_adapters; i++)
-        out->adapters[out->n++] = o->adapters[i];
+    for (int i = 0; st == Q3_OK && i < o->n_adapters; i++) {
+        const char *name = q3_arena_strdup(&s->run, o->adapters[i].name); // outlives the options
+        out->adapters[out->n++] = (q3_session_adapter){ name, o->adapters[i].dir };
+        st = name ? Q3_OK : Q3_ERR_MEMORY;
+    }
     return st;
 }
 
@@ -254,10 +262,8 @@ static void tell(const q3_session *s)
     const q3_engine_options *e = q3_engine_settings(s->engine);
     const q3_model *m = &s->model;
     q3_model_parameters(&m->config, &text, &vision);
-    q3_info("model       %s: %s parameters, weights %s (%s in memory)", s->name,
-            q3_count((uint64_t)(text + vision)),
-            type_name(m->n_projections ? m->projections[m->n_projections - 1]->w->dtype : Q3_F32),
-            q3_bytes(s->values.used));
+    q3_info("model       %s: %s parameters, weights in %s", s->name, q3_count((uint64_t)(text + vision)),
+            type_name(m->n_projections ? m->projections[m->n_projections - 1]->w->dtype : Q3_F32));
     if (s->merged)
         q3_info("adapter     %s, merged into the weights", s->merged);
     for (int i = 0; i < s->adapters.n; i++)

@@ -9,6 +9,10 @@
 #include <math.h>
 #include <string.h>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include "kernels/attention.h"
 #include "kernels/attention_paged.h"
 #include "kernels/vec.h"
@@ -24,6 +28,7 @@ enum {
     SUM = 1,     // the sum of its weights; 0: it has seen no key
     OUT = 16,    // and from here on the weighted values
     WEIGHTS = RUN + 16,
+    AHEAD = 16,      // keys of which the processor hears in advance
     ENOUGH = 4,      // items a thread
     SLOTS = 1 << 17, // floats for sums of parts: 512 KiB
 };
@@ -32,11 +37,12 @@ enum {
 
 typedef float sums[OUT + MAX_D];
 
-/* A work item: rows [first, first + n) of sequence `row` and a key head, where rows run over queries, and within one
- * over the heads of the group. */
+/* A work item: for each of `heads` key heads from `kv` on, rows [first, first + n) of sequence `row`, where rows run over
+ * queries, and within one over the query heads of the group. Single queries take several key heads: those of a token lie
+ * together in memory. */
 typedef struct item {
     int64_t row, first;
-    int kv, n;
+    int n, kv, heads;
 } item;
 
 typedef struct work {
@@ -59,10 +65,11 @@ static int64_t query_of(const work *w, const item *it, int n)
     return w->a->begins[it->row] + (it->first + n) / group(w);
 }
 
-/* Index of the head of a query in q and o. */
-static int64_t head_of(const work *w, const item *it, int n)
+/* Index in q and o of row r of all key heads. */
+static int64_t head_of(const work *w, const item *it, int r)
 {
-    return query_of(w, it, n) * w->a->heads + it->kv * group(w) + (it->first + n) % group(w);
+    int kv = it->kv + r / it->n, n = r % it->n;
+    return query_of(w, it, n) * w->a->heads + kv * group(w) + (int)((it->first + n) % group(w));
 }
 
 /* The keys that row n sees end here, and begin there. */
@@ -87,46 +94,119 @@ static int column(q3_dtype dtype, int c)
     return dtype == Q3_I4 ? c - i + i / 2 + i % 2 * (Q3_KV_I4_GROUP / 2) : c;
 }
 
-static void widen_i4(float *restrict to, const q3_kv_slab *slab, int64_t at, int D)
+typedef int32_t ints __attribute__((vector_size(4 * Q3_VEC)));
+
+/* As many numbers as a vector has lanes, in 32 bits each. */
+static inline ints signed_bytes(const int8_t *x)
 {
-    for (int c = 0; c < D; c += Q3_KV_I4_GROUP) {
-        const uint8_t *codes = (const uint8_t *)slab->data + (at + c) / 2;
-        float scale = slab->scales[(at + c) / Q3_KV_I4_GROUP];
-        for (int i = 0; i < Q3_KV_I4_GROUP / 2; i++)
-            to[c + i] = (float)((codes[i] >> 4) - 8) * scale;
-        for (int i = 0; i < Q3_KV_I4_GROUP / 2; i++)
-            to[c + Q3_KV_I4_GROUP / 2 + i] = (float)((codes[i] & 15) - 8) * scale;
-    }
+#if defined(__AVX512F__)
+    return (ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)x));
+#elif defined(__AVX2__)
+    return (ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)x));
+#else
+    return (ints){ x[0], x[1], x[2], x[3] };
+#endif
 }
 
-static void widen(float *restrict to, const q3_kv_slab *slab, int64_t at, int D)
+static inline ints unsigned_bytes(const uint8_t *x)
 {
-    if (slab->dtype == Q3_I4) {
-        widen_i4(to, slab, at, D);
-    } else if (slab->dtype == Q3_I8) {
-        const int8_t *codes = (const int8_t *)slab->data + at;
-        float scale = slab->scales[at / D];
-        for (int c = 0; c < D; c++)
-            to[c] = (float)codes[c] * scale;
-    } else if (slab->dtype == Q3_BF16) {
-        const uint16_t *x = (const uint16_t *)slab->data + at;
-        for (int c = 0; c < D; c++)
-            to[c] = q3_bf16_to_f32(x[c]);
-    } else {
-        memcpy(to, (const float *)slab->data + at, (size_t)D * sizeof *to);
-    }
+#if defined(__AVX512F__)
+    return (ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)x));
+#elif defined(__AVX2__)
+    return (ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)x));
+#else
+    return (ints){ x[0], x[1], x[2], x[3] };
+#endif
 }
 
-/* Tokens [begin, end) of a sequence, one behind another. */
-static void load_tile(float *tile, const work *w, const q3_kv_slab *slab, const item *it, int begin, int end)
+static inline ints unsigned_words(const uint16_t *x)
+{
+#if defined(__AVX512F__)
+    return (ints)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)x));
+#elif defined(__AVX2__)
+    return (ints)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)x));
+#else
+    return (ints){ x[0], x[1], x[2], x[3] };
+#endif
+}
+
+static void widen_i4(float *to, const q3_kv_slab *slab, int64_t head, int D)
+{
+    const uint8_t *x = (const uint8_t *)slab->data + head * D / 2;
+    const float *scales = slab->scales + head * D / Q3_KV_I4_GROUP;
+    for (int c = 0; c < D; c += Q3_KV_I4_GROUP)
+        for (int i = 0; i < Q3_KV_I4_GROUP / 2; i += Q3_VEC) {
+            ints two = unsigned_bytes(x + c / 2 + i);
+            q3_vec high = __builtin_convertvector((two >> 4) - 8, q3_vec);
+            q3_vec low = __builtin_convertvector((two & 15) - 8, q3_vec);
+            float scale = scales[c / Q3_KV_I4_GROUP];
+            q3_vec_store(to + c + i, high * scale);
+            q3_vec_store(to + c + Q3_KV_I4_GROUP / 2 + i, low * scale);
+        }
+}
+
+static void widen_i8(float *to, const q3_kv_slab *slab, int64_t head, int D)
+{
+    const int8_t *x = (const int8_t *)slab->data + head * D;
+    float scale = slab->scales[head];
+    int c = 0;
+    for (; c + Q3_VEC <= D; c += Q3_VEC)
+        q3_vec_store(to + c, __builtin_convertvector(signed_bytes(x + c), q3_vec) * scale);
+    for (; c < D; c++)
+        to[c] = (float)x[c] * scale;
+}
+
+static void widen_bf16(float *to, const q3_kv_slab *slab, int64_t head, int D)
+{
+    const uint16_t *x = (const uint16_t *)slab->data + head * D;
+    int c = 0;
+    for (; c + Q3_VEC <= D; c += Q3_VEC)
+        q3_vec_store(to + c, (q3_vec)(unsigned_words(x + c) << 16));
+    for (; c < D; c++)
+        to[c] = q3_bf16_to_f32(x[c]);
+}
+
+static void widen(float *to, const q3_kv_slab *slab, int64_t head, int D)
+{
+    if (slab->dtype == Q3_I4)
+        widen_i4(to, slab, head, D);
+    else if (slab->dtype == Q3_I8)
+        widen_i8(to, slab, head, D);
+    else if (slab->dtype == Q3_BF16)
+        widen_bf16(to, slab, head, D);
+    else
+        memcpy(to, (const float *)slab->data + head * D, (size_t)D * sizeof *to);
+}
+
+/* A token's key head in the slab, counted over all tokens. */
+static inline int64_t slab_head(const work *w, const item *it, int kv, int j)
 {
     const q3_attention_paged_args *a = w->a;
-    const int32_t *table = a->tables + it->row * a->max_blocks;
+    int64_t block = a->tables[it->row * a->max_blocks + j / a->block];
+    return (block * a->block + j % a->block) * a->kv_heads + kv;
+}
+
+static inline void fetch(const q3_kv_slab *slab, int64_t head, int D)
+{
+    const char *x = (const char *)slab->data + q3_dtype_bytes(slab->dtype, head * D);
+    for (size_t i = 0; i < q3_dtype_bytes(slab->dtype, D); i += 64)
+        __builtin_prefetch(x + i);
+    if (slab->scales)
+        __builtin_prefetch(slab->scales + q3_kv_scales(slab->dtype, 1, D) * head);
+}
+
+/* Tokens [begin, end) of a sequence, one behind another. The heads of a token lie together, so those of one head are too
+ * far apart for the processor to see where they go on. */
+static void load_tile(float *tile, const work *w, const q3_kv_slab *slab, const item *it, int kv, int begin,
+                      int end)
+{
+    const int D = w->a->head_size;
     for (int j = begin; j < end; j++) {
-        int64_t token = (int64_t)table[j / a->block] * a->block + j % a->block;
         float *to = tile + (j - begin) * w->depth;
-        widen(to, slab, (token * a->kv_heads + it->kv) * a->head_size, a->head_size);
-        for (int c = a->head_size; c < w->depth; c++)
+        if (j + AHEAD < w->a->lengths[it->row])
+            fetch(slab, slab_head(w, it, kv, j + AHEAD), D);
+        widen(to, slab, slab_head(w, it, kv, j), D);
+        for (int c = D; c < w->depth; c++)
             to[c] = 0;
     }
 }
@@ -299,16 +379,16 @@ static inline __attribute__((always_inline)) void add_rows(float *const *o, cons
 }
 
 /* One run, for rows [0, n) of an item, of which each sees some of it. Its keys are [begin + all.from, begin + all.to). */
-static void one_run(const work *w, const item *it, int begin, const float *q, float *const *to,
+static void one_run(const work *w, const item *it, int kv, int begin, const float *q, float *const *to,
                     const span *seen, int n)
 {
     float tile[(RUN + 4) * MAX_D] ALIGNED, s[ROWS * WEIGHTS] ALIGNED;
     span all = { seen[0].from, seen[n - 1].to }; // both ascend
-    load_tile(tile, w, &w->a->k, it, begin + all.from, begin + all.to);
+    load_tile(tile, w, &w->a->k, it, kv, begin + all.from, begin + all.to);
     dot_rows(s + all.from, q, tile, n, all.to - all.from, w->depth);
     for (int r = 0; r < n; r++)
         softmax_row(s + r * WEIGHTS, seen[r], to[r], w->depth);
-    load_tile(tile + all.from * w->depth, w, &w->a->v, it, begin + all.from, begin + all.to);
+    load_tile(tile + all.from * w->depth, w, &w->a->v, it, kv, begin + all.from, begin + all.to);
     int r = 0;
     for (; r + TILE <= n; r += TILE)
         add_rows(to + r, s + r * WEIGHTS, seen + r, tile, w->depth, TILE);
@@ -326,7 +406,7 @@ static void start(float *to, int depth)
 static void one_part(const work *w, const item *it, int part, const float *q, float *const *to)
 {
     int end = seen_to(w, it, it->n - 1), begin = seen_from(w, it, 0);
-    for (int r = 0; r < it->n; r++)
+    for (int r = 0; r < it->n * it->heads; r++)
         start(to[r], w->depth);
     for (int j = part * PART; j < (part + 1) * PART && j < end; j += RUN) {
         span seen[ROWS];
@@ -338,8 +418,10 @@ static void one_part(const work *w, const item *it, int part, const float *q, fl
             seen[n++] = (span){ from > 0 ? from : 0, upto < RUN ? upto : RUN };
             first = r < first ? r : first;
         }
-        if (n)
-            one_run(w, it, j, q + first * w->depth, to + first, seen, n);
+        for (int kv = 0; n && kv < it->heads; kv++) {
+            int r = kv * it->n + first;
+            one_run(w, it, it->kv + kv, j, q + r * w->depth, to + r, seen, n);
+        }
     }
 }
 
@@ -366,7 +448,7 @@ static void finish(const work *w, int64_t head, const float *x)
 
 static void load_queries(float *q, const work *w, const item *it)
 {
-    for (int r = 0; r < it->n; r++) {
+    for (int r = 0; r < it->n * it->heads; r++) {
         const float *x = (const float *)w->a->q + head_of(w, it, r) * w->a->head_size;
         for (int c = 0; c < w->a->head_size; c++)
             q[r * w->depth + column(w->a->k.dtype, c)] = w->a->scale * x[c];
@@ -382,17 +464,17 @@ static void whole_item(const work *w, const item *it)
     sums part[ROWS] ALIGNED, total[ROWS] ALIGNED;
     float *to[ROWS];
     load_queries(q, w, it);
-    for (int r = 0; r < it->n; r++) {
+    for (int r = 0; r < it->n * it->heads; r++) {
         to[r] = part[r];
         start(total[r], w->depth);
     }
     int end = seen_to(w, it, it->n - 1);
     for (int p = seen_from(w, it, 0) / PART; p * PART < end; p++) {
         one_part(w, it, p, q, to);
-        for (int r = 0; r < it->n; r++)
+        for (int r = 0; r < it->n * it->heads; r++)
             merge(total[r], part[r], w->depth);
     }
-    for (int r = 0; r < it->n; r++)
+    for (int r = 0; r < it->n * it->heads; r++)
         finish(w, head_of(w, it, r), total[r]);
 }
 
@@ -409,9 +491,45 @@ static void part_of_item(const work *w, const item *it, int i)
     float q[ROWS * MAX_D] ALIGNED;
     float *to[ROWS];
     load_queries(q, w, it);
-    for (int r = 0; r < it->n; r++)
+    for (int r = 0; r < it->n * it->heads; r++)
         to[r] = slot(w, head_of(w, it, r), i + w->kept);
     one_part(w, it, w->first + i, q, to);
+}
+
+static int64_t blocks(int64_t n, int64_t size)
+{
+    return (n + size - 1) / size;
+}
+
+/* Rows of a sequence and key head. */
+static int64_t rows_of(const work *w, int64_t row)
+{
+    return (int64_t)(w->a->begins[row + 1] - w->a->begins[row]) * group(w);
+}
+
+/* Key heads of an item, for sequences with so many rows each. */
+static int heads_at_once(const work *w, int64_t rows)
+{
+    int64_t heads = ROWS / rows;
+    return heads < 1 ? 1 : heads < w->a->kv_heads ? (int)heads : w->a->kv_heads;
+}
+
+static int64_t items_of(const work *w, int64_t row)
+{
+    int64_t rows = rows_of(w, row);
+    return rows ? blocks(rows, ROWS) * blocks(w->a->kv_heads, heads_at_once(w, rows)) : 0;
+}
+
+static item item_of(const work *w, int64_t row, int64_t i)
+{
+    int64_t rows = rows_of(w, row), across = blocks(rows, ROWS);
+    int heads = heads_at_once(w, rows);
+    item it = {
+        .row = row, .first = i % across * ROWS, .n = ROWS, .kv = (int)(i / across) * heads, .heads = heads
+    };
+    it.n = rows - it.first < ROWS ? (int)(rows - it.first) : ROWS;
+    it.heads = w->a->kv_heads - it.kv < heads ? w->a->kv_heads - it.kv : heads;
+    return it;
 }
 
 /* What the keys [begin, end) of an item cost, in rows of runs: loading a run costs as much as some rows. */
@@ -420,7 +538,7 @@ static int64_t cost(const work *w, const item *it, int64_t begin, int64_t end)
     int64_t from = seen_from(w, it, 0), to = seen_to(w, it, it->n - 1);
     from = from > begin ? from : begin;
     to = to < end ? to : end;
-    return (to > from ? (to - from + RUN - 1) / RUN : 0) * (it->n + 4) + 1;
+    return (to > from ? (to - from + RUN - 1) / RUN : 0) * (it->n + 4) * it->heads + 1;
 }
 
 /* Item `it`, or its part p of the round, when it is wanted. Returns what it costs. */
@@ -438,17 +556,13 @@ static int64_t step(const work *w, const item *it, int p, bool wanted)
  * where `end` lies behind it. */
 static int64_t walk(const work *w, int64_t begin, int64_t end)
 {
-    const q3_attention_paged_args *a = w->a;
     int64_t at = 0;
-    for (int64_t r = 0; r < a->rows && at < end; r++) {
-        int64_t rows = (int64_t)(a->begins[r + 1] - a->begins[r]) * group(w);
-        for (int64_t i = 0; i < (rows + ROWS - 1) / ROWS * a->kv_heads && at < end; i++) {
-            item it = { r, i / a->kv_heads * ROWS, (int)(i % a->kv_heads), ROWS };
-            it.n = rows - it.first < ROWS ? (int)(rows - it.first) : ROWS;
+    for (int64_t r = 0; r < w->a->rows && at < end; r++)
+        for (int64_t i = 0; i < items_of(w, r) && at < end; i++) {
+            item it = item_of(w, r, i);
             for (int p = 0; p < w->parts && at < end; p++)
                 at += step(w, &it, p, at >= begin);
         }
-    }
     return at;
 }
 
@@ -482,11 +596,10 @@ static int64_t survey(work *w)
     int64_t items = 0;
     w->begin = INT32_MAX;
     for (int64_t r = 0; r < a->rows; r++) {
-        int64_t rows = (int64_t)(a->begins[r + 1] - a->begins[r]) * group(w);
-        if (!rows)
-            continue;
         const item it = { .row = r };
-        items += (rows + ROWS - 1) / ROWS * a->kv_heads;
+        if (!rows_of(w, r))
+            continue;
+        items += items_of(w, r);
         w->begin = seen_from(w, &it, 0) < w->begin ? seen_from(w, &it, 0) : w->begin;
         w->end = a->lengths[r] > w->end ? a->lengths[r] : w->end;
     }

@@ -26,12 +26,13 @@ static float absmax_of(const float *x, int n)
 
 /* To nearest even, within +-most. A scale of 0 or none at all: 0. Scales below the normal numbers are coarse, so that
  * quotients may lie beyond `most`. */
-static int code_of(float x, float scale, int most)
+static int code_of(float x, float scale, float most)
 {
     const float whole = 12582912.0f; // 1.5 * 2^23: above it floats are whole numbers
     if (!(scale > 0) || !isfinite(scale))
         return 0;
-    float y = fminf(fmaxf(x / scale, (float)-most), (float)most);
+    float y = x / scale;
+    y = y > most ? most : y < -most ? -most : y;
     return (int)(y + whole - whole);
 }
 

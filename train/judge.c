@@ -2,6 +2,7 @@
 
 #include "core/file.h"
 #include "core/log.h"
+#include "eval/predictions.h"
 #include "train/finish.h"
 #include "train/progress.h"
 

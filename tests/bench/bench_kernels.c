@@ -161,6 +161,7 @@ WORK(gradient_sum_squares, q3_gradient_args)
 WORK(gradient_scale, q3_gradient_args)
 WORK(cast, q3_cast_args)
 WORK(kv_append, q3_kv_append_args)
+WORK(kv_store, q3_kv_store_args)
 WORK(greedy, q3_greedy_args)
 
 static void weights(bench *b)
@@ -339,14 +340,27 @@ static void attention(bench *b, const char *name, const char *back, q3_attention
     q3_free(segments);
 }
 
-static void paged(bench *b, const char *name, int64_t rows)
+static q3_kv_slab take_slab(bench *b, q3_dtype dtype, int64_t tokens)
 {
-    const int64_t length = b->row, pages = length / PAGE, width = b->s.kv_heads * b->s.head_dim,
-                  q = rows * b->s.heads * b->s.head_dim;
+    const int K = (int)b->s.kv_heads, D = (int)b->s.head_dim;
+    const int64_t scales = tokens * q3_kv_scales(dtype, K, D);
+    return (q3_kv_slab){ take(b, (int64_t)q3_dtype_bytes(dtype, tokens * K * D)),
+                         scales ? take(b, 4 * scales) : NULL, dtype };
+}
+
+static double slab_bytes(const bench *b, q3_dtype dtype, int64_t tokens)
+{
+    const int K = (int)b->s.kv_heads, D = (int)b->s.head_dim;
+    return (double)q3_dtype_bytes(dtype, tokens * K * D) + 4 * (double)(tokens * q3_kv_scales(dtype, K, D));
+}
+
+static void paged(bench *b, const char *name, int64_t rows, q3_dtype cache)
+{
+    const int64_t length = b->row, pages = length / PAGE, q = rows * b->s.heads * b->s.head_dim;
     q3_attention_paged_args a = { .o = take(b, 2 * q),
                                   .q = take(b, 2 * q),
-                                  .k = { take(b, 2 * rows * length * width), NULL, Q3_BF16 },
-                                  .v = { take(b, 2 * rows * length * width), NULL, Q3_BF16 },
+                                  .k = take_slab(b, cache, rows * length),
+                                  .v = take_slab(b, cache, rows * length),
                                   .tables = take_indices(b, rows * pages, rows * pages),
                                   .rows = rows,
                                   .most_queries = 1,
@@ -363,7 +377,7 @@ static void paged(bench *b, const char *name, int64_t rows)
     if (device)
         q3_device_write(b->cuda, device, host, (size_t)(2 * rows + 1) * sizeof *host);
     a.lengths = device, a.begins = device + rows;
-    measure(b, name, work_attention_paged, &a, 4 * (double)(rows * length * width),
+    measure(b, name, work_attention_paged, &a, 2 * slab_bytes(b, cache, rows * length),
             4 * (double)q * (double)length);
 }
 
@@ -372,8 +386,10 @@ static void all_attention(bench *b)
     attention(b, "attention forward, own", "attention backward, own", Q3_ATTENTION_FLASH);
     if (b->cuda->cudnn)
         attention(b, "attention forward, cuDNN", "attention backward, cuDNN", Q3_ATTENTION_CUDNN);
-    paged(b, "attention of 1 query, paged", 1);
-    paged(b, "attention of 32 queries, paged", 32);
+    paged(b, "attention of 1 query, paged", 1, Q3_BF16);
+    paged(b, "attention of 32 queries, paged", 32, Q3_BF16);
+    paged(b, "attention of 32 queries, int8", 32, Q3_I8);
+    paged(b, "attention of 32 queries, int4", 32, Q3_I4);
 }
 
 static void elementwise(bench *b)
@@ -448,6 +464,15 @@ static void tokens(bench *b)
                              width,
                              Q3_BF16 };
     measure(b, "kv append", work_kv_append, &kv, 4 * (double)(b->T * width), 0);
+    q3_kv_store_args store = { take_slab(b, Q3_I8, b->T),
+                               take(b, 2 * b->T * width),
+                               take_indices(b, b->T, b->T),
+                               b->T,
+                               (int)b->s.kv_heads,
+                               (int)b->s.head_dim,
+                               Q3_BF16 };
+    measure(b, "kv store, int8", work_kv_store, &store,
+            2 * (double)(b->T * width) + slab_bytes(b, Q3_I8, b->T), 0);
     q3_greedy_args greedy = { .token = take(b, 4 * 32),
                               .lse = take(b, 8 * 32),
                               .logits = take(b, 2 * 32 * V),

@@ -127,6 +127,20 @@ static q3_status write_config(const shape *s, const char *dir)
     return st;
 }
 
+/* By the name in front of a colon, behind which a number of layers may stand. */
+static bool find_shape(shape *out, const char *name)
+{
+    size_t n = strcspn(name, ":");
+    int layers = name[n] ? atoi(name + n + 1) : 0;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        if (strlen(shapes[i].name) == n && strncmp(name, shapes[i].name, n) == 0) {
+            *out = shapes[i];
+            out->layers = layers > 0 ? layers : out->layers;
+            return true;
+        }
+    return false;
+}
+
 static q3_status lay_out(q3_model *out, q3_arena *run, q3_arena *values, const char *name, bool nf4)
 {
     const q3_load_options how = { .load_in_4bit = nf4,
@@ -138,12 +152,11 @@ static q3_status lay_out(q3_model *out, q3_arena *run, q3_arena *values, const c
     const char *dir = strcmp(name, "demo") == 0 ? "assets/tiny-base" : name;
     char made[] = "/tmp/random_model.XXXXXX";
     q3_status st = Q3_OK;
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        if (strcmp(name, shapes[i].name) == 0) {
-            dir = mkdtemp(made);
-            st = dir ? write_config(&shapes[i], dir)
-                     : q3_fail(Q3_ERR_FAIL, "%s: cannot make the directory", made);
-        }
+    shape s;
+    if (find_shape(&s, name)) {
+        dir = mkdtemp(made);
+        st = dir ? write_config(&s, dir) : q3_fail(Q3_ERR_FAIL, "%s: cannot make the directory", made);
+    }
     if (st == Q3_OK)
         st = q3_model_load(out, run, dir, &how);
     if (dir == made)

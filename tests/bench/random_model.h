@@ -9,8 +9,8 @@
 
 #include "model/network.h"
 
-/* `name`: 8b, 4b, 2b (Qwen3-VL), tiny (for a look whether all of it runs), demo (assets/tiny-base's config.json), or a
- * directory with a config.json. Linear layers of the decoder are in NF4 or bf16, all else in bf16. */
+/* `name`: 8b, 4b, 2b (Qwen3-VL; "2b:4" with 4 layers in the decoder), tiny (for a look whether all of it runs), demo
+ * (assets/tiny-base's config.json), or a directory with a config.json. Linear layers of the decoder are in NF4 or bf16, all else in bf16. */
 q3_status random_model_open(q3_model *out, q3_arena *run, q3_arena *values, const char *name, bool nf4);
 
 /* 8 MiB of random bits and of bf16 numbers N(0, 0.02), on the device of the arena. */

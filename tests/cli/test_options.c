@@ -29,6 +29,22 @@ static const q3_option own[] = {
     { .name = "loss", .kind = Q3_OPTION_VALUE, .value = "micro_mean|token_mean", .help = "which" },
 };
 
+static const q3_option listed[] = {
+    { .name = "image",
+      .kind = Q3_OPTION_VALUE,
+      .value = "FILE",
+      .help = "a picture",
+      .alias = "the-media",
+      .repeats = true },
+    { .name = "heat", .kind = Q3_OPTION_VALUE, .value = "X", .initial = "1", .help = "how hot" },
+    { .name = "cold", .kind = Q3_OPTION_FLAG, .help = "not hot" },
+    { .name = "input", .letter = 'i', .kind = Q3_OPTION_ASSIGN, .value = "KEY=VALUE", .help = "any" },
+};
+static const q3_option_list list = { "pictures", listed, 4 };
+static const q3_command with_list = {
+    .name = "listed", .summary = "", .usage = "", .example = "listed", .lists = { &list }, .run = nothing
+};
+
 static const q3_command command = { .name = "try",
                                     .summary = "a command",
                                     .usage = "--config FILE",
@@ -149,6 +165,74 @@ static void option_over_override_over_file_over_default(void **state)
     q3_options_free(&o);
 }
 
+static void an_option_may_be_given_several_times_under_either_name(void **state)
+{
+    (void)state;
+    q3_options o;
+    assert_int_equal(q3_options_parse(&o, &with_list,
+                                      ARGS("--image", "a", "--the_media=b", "-i", "image=c=d", "-i", "heat=2",
+                                           "--input=the-media=e")),
+                     Q3_OK);
+    const char *const want[] = { "a", "b", "c=d", "e" };
+    for (int i = 0; i < 4; i++)
+        assert_string_equal(q3_options_nth(&o, "image", i), want[i]);
+    assert_null(q3_options_nth(&o, "image", 4));
+    assert_string_equal(q3_options_get(&o, "image"), "e");
+    assert_string_equal(q3_options_get(&o, "heat"), "2");
+    q3_options_free(&o);
+}
+
+static void assert_list_refused(int argc, const char *const *argv, const char *sentence)
+{
+    q3_options o;
+    assert_int_equal(q3_options_parse(&o, &with_list, argc, argv), Q3_ERR_USAGE);
+    assert_string_equal(q3_error(), sentence);
+}
+
+static void an_assignment_is_checked_as_its_option_is(void **state)
+{
+    (void)state;
+    assert_list_refused(ARGS("-i", "heat"), "--input heat: write -i key=value");
+    assert_list_refused(ARGS("-i"), "--input needs a value: --input KEY=VALUE");
+    assert_list_refused(ARGS("-i", "cold=1"), "--cold takes no value");
+    assert_list_refused(
+        ARGS("-i", "the-medio=1"),
+        "unknown option --the-medio; did you mean --the-media? (see qwen3-sft listed --help)");
+}
+
+static void numbers_with_a_fraction_are_checked(void **state)
+{
+    (void)state;
+    q3_options o;
+    double x;
+    assert_int_equal(q3_options_parse(&o, &with_list, ARGS("--heat", "0.25")), Q3_OK);
+    assert_int_equal(q3_options_float(&x, &o, "heat", 9, 0, 1), Q3_OK);
+    assert_true(x == 0.25);
+    assert_int_equal(q3_options_float(&x, &o, "image", 9, 0, 1), Q3_OK);
+    assert_true(x == 9);
+    assert_int_equal(q3_options_float(&x, &o, "heat", 9, 0.5, 1), Q3_ERR_USAGE);
+    assert_string_equal(q3_error(), "--heat is \"0.25\"; it must be a number from 0.5 to 1");
+    q3_options_free(&o);
+    static const char *const wrong[] = { "nan", "1e", "", "inf" };
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(q3_options_parse(&o, &with_list, ARGS("--heat", wrong[i])), Q3_OK);
+        assert_int_equal(q3_options_float(&x, &o, "heat", 9, 0, 1), Q3_ERR_USAGE);
+        q3_options_free(&o);
+    }
+}
+
+static void a_list_has_a_heading_of_its_own(void **state)
+{
+    (void)state;
+    q3_text help = { 0 };
+    q3_options_help(&help, &with_list);
+    assert_non_null(strstr(help.data,
+                           "\npictures:\n"
+                           "  --image FILE                  a picture; repeatable (--the-media)\n"));
+    assert_non_null(strstr(help.data, "\nprogram:\n  -q, --quiet"));
+    q3_text_free(&help);
+}
+
 static void words_behind_two_dashes_are_words(void **state)
 {
     (void)state;
@@ -246,8 +330,7 @@ static void usage_errors_are_one_line_and_exit_2(void **state)
     assert_program_refuses("confg", "qwen3-sft: unknown command \"confg\"; did you mean \"config\"?\n");
     assert_program_refuses("--zzz",
                            "qwen3-sft: --zzz stands where a command should; `qwen3-sft help` lists them\n");
-    assert_program_refuses("--confg x.json",
-                           "qwen3-sft: unknown option --confg; did you mean --config?\n");
+    assert_program_refuses("--confg x.json", "qwen3-sft: unknown option --confg; did you mean --config?\n");
     assert_program_refuses("version -q -v", "qwen3-sft: --quiet and --verbose exclude each other\n");
     assert_program_refuses(
         "config", "qwen3-sft: config needs a word: show, check or keys (see qwen3-sft config --help)\n");
@@ -345,6 +428,10 @@ int main(void)
         cmocka_unit_test(an_optional_value_is_not_an_option_or_an_override),
         cmocka_unit_test(mistakes_are_named_with_the_nearest_option),
         cmocka_unit_test(option_over_override_over_file_over_default),
+        cmocka_unit_test(an_option_may_be_given_several_times_under_either_name),
+        cmocka_unit_test(an_assignment_is_checked_as_its_option_is),
+        cmocka_unit_test(numbers_with_a_fraction_are_checked),
+        cmocka_unit_test(a_list_has_a_heading_of_its_own),
         cmocka_unit_test(words_behind_two_dashes_are_words),
         cmocka_unit_test(values_are_checked),
         cmocka_unit_test(the_engine_starts_as_asked),

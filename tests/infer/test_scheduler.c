@@ -127,13 +127,18 @@ static q3_scheduler_stats stats_of(const desk *d)
     return s;
 }
 
+static void assert_golden_so_far(const t_bed *t, const answer *a, int row, int64_t n)
+{
+    assert_int_equal(a->n, n);
+    for (int64_t i = 0; i < n; i++)
+        assert_int_equal(a->ids[i], t->tokens[row * T_ANSWER + i]);
+}
+
 static void assert_golden(const t_bed *t, const answer *a, int row, int64_t n)
 {
     assert_int_equal(a->ends, 1);
-    assert_int_equal(a->n, n);
     assert_int_equal(a->outcome.timing.output_tokens, n);
-    for (int64_t i = 0; i < n; i++)
-        assert_int_equal(a->ids[i], t->tokens[row * T_ANSWER + i]);
+    assert_golden_so_far(t, a, row, n);
 }
 
 static void assert_same(const answer *a, const answer *b)
@@ -227,6 +232,64 @@ static void a_cache_too_small_for_all_changes_no_answer(void **state)
         assert_int_equal(stats_of(&d).output_tokens, 2 * T_PROMPTS * T_ANSWER);
         close_desk(&d);
     }
+}
+
+static void a_large_request_is_not_passed_by_small_ones(void **state)
+{
+    (void)state;
+    t_bed *t = &t_beds[0];
+    desk d = open_with(t, 8 * Q3_ENGINE_BLOCK, 0, 0);
+    const q3_prompt prompts[] = { t_text_prompt(t, 0, 40), t_text_prompt(t, 1, 100), t_text_prompt(t, 2, 5),
+                                  t_text_prompt(t, 3, 5) };
+    answer a[4];
+    for (int i = 0; i < 4; i++) {
+        const q3_request r = request_of(&prompts[i], &a[i], 8);
+        submit(&d, &r);
+    }
+    step(&d, 4);
+    assert_int_equal(stats_of(&d).running, 1); // two small ones would fit
+    run(&d);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(a[i].n, 8);
+        assert_true(!i || a[i].outcome.timing.admitted >= a[i - 1].outcome.timing.admitted);
+    }
+    assert_int_equal(stats_of(&d).preempted, 0);
+    close_desk(&d);
+}
+
+/* A reader that asks on when it has its answer. */
+typedef struct asker {
+    answer a;
+    desk *d;
+    t_bed *t;
+    int left;
+} asker;
+
+static void ask_again(void *arg, const q3_outcome_of_request *outcome)
+{
+    asker *x = arg;
+    assert_golden_so_far(x->t, &x->a, x->left, outcome->timing.output_tokens);
+    assert_int_equal(q3_engine_free_blocks(x->d->engine), q3_engine_blocks(x->d->engine));
+    if (x->left-- == 0)
+        return;
+    q3_request r = request_of(&x->t->prompts[x->left], &x->a, T_ANSWER);
+    r.on_end = ask_again;
+    submit(x->d, &r);
+}
+
+static void the_end_of_one_request_may_be_the_beginning_of_the_next(void **state)
+{
+    (void)state;
+    t_bed *t = &t_beds[1];
+    desk d = open_with(t, PLENTY, 0, 0);
+    asker x = { .d = &d, .t = t, .left = T_PROMPTS - 1 };
+    q3_request r = request_of(&t->prompts[x.left], &x.a, T_ANSWER);
+    r.on_end = ask_again;
+    submit(&d, &r);
+    run(&d);
+    assert_int_equal(x.left, -1);
+    assert_int_equal(stats_of(&d).finished, T_PROMPTS);
+    close_desk(&d);
 }
 
 static void max_running_bounds_what_runs(void **state)
@@ -831,6 +894,8 @@ int main(void)
         cmocka_unit_test(requests_that_come_one_after_the_other_get_their_own_answers),
         cmocka_unit_test(drawn_answers_are_the_same_alone_and_together),
         cmocka_unit_test(a_cache_too_small_for_all_changes_no_answer),
+        cmocka_unit_test(a_large_request_is_not_passed_by_small_ones),
+        cmocka_unit_test(the_end_of_one_request_may_be_the_beginning_of_the_next),
         cmocka_unit_test(max_running_bounds_what_runs),
         cmocka_unit_test(a_cancelled_request_frees_its_blocks_and_disturbs_nobody),
         cmocka_unit_test(what_is_left_at_the_end_is_cancelled),

@@ -8,7 +8,6 @@
 #include <cmocka.h>
 
 #include "kernels/attention.h"
-#include "kernels/attention_paged.h"
 
 enum { MAX_SEGMENTS = 5, GUARD = 64 }; // GUARD: bytes behind every array that must stay as they are
 
@@ -425,85 +424,6 @@ static void a_small_workspace_gives_the_same_bits(void **unused)
     release(&p);
 }
 
-/* Sequences of a shared slab: lengths, and which blocks they have. */
-static const struct {
-    int heads, kv_heads, D, block, max_blocks;
-} slabs[] = {
-    { 4, 2, 16, 16, 5 }, { 5, 1, 64, 16, 40 }, { 8, 2, 128, 32, 9 }, { 2, 2, 80, 1, 70 }, { 2, 1, 256, 64, 5 }
-};
-enum { SLABS = sizeof slabs / sizeof *slabs, SEQUENCES = 4 };
-
-static void compare_paged(int index, q3_dtype dtype, double tolerance)
-{
-    int heads = slabs[index].heads, kv = slabs[index].kv_heads, D = slabs[index].D;
-    int block = slabs[index].block, most = slabs[index].max_blocks, blocks = SEQUENCES * most + 1;
-    int64_t n = (int64_t)(SEQUENCES - 1) * heads * D, m = (int64_t)blocks * block * kv * D;
-    int32_t tables[SEQUENCES * 70], lengths[SEQUENCES] = { most * block, 0, 1, most * block - block / 2 - 1 };
-    state = 5 + (uint32_t)index;
-    float *q = numbers(n, dtype), *k = numbers(m, dtype), *v = numbers(m, dtype);
-    float *want = constants(n, NAN), *nan = constants(n, NAN);
-    // Block 0 belongs to nobody; the others are dealt out in turn, from behind, and those not needed are no block.
-    for (int64_t c = 0; c < (int64_t)block * kv * D; c++)
-        k[c] = v[c] = NAN;
-    for (int r = 0; r < SEQUENCES; r++)
-        for (int i = 0; i < most; i++)
-            tables[r * most + i] = i * block < lengths[r] ? blocks - 1 - (i * SEQUENCES + r) : INT32_MAX;
-    const int32_t begins[SEQUENCES + 1] = { 0, 1, 1, 2, 3 };
-    q3_attention_paged_args a = { .o = want,
-                                  .q = q,
-                                  .k = { k, NULL, Q3_F32 },
-                                  .v = { v, NULL, Q3_F32 },
-                                  .tables = tables,
-                                  .lengths = lengths,
-                                  .begins = begins,
-                                  .rows = SEQUENCES,
-                                  .most_queries = 1,
-                                  .max_blocks = most,
-                                  .block = block,
-                                  .heads = heads,
-                                  .kv_heads = kv,
-                                  .head_size = D,
-                                  .scale = 2 / sqrtf((float)D) };
-    q3_attention_paged_cpu(&a);
-    void *held[] = { put(q, n, dtype),
-                     put(k, m, dtype),
-                     put(v, m, dtype),
-                     put(tables, SEQUENCES * most, Q3_I32),
-                     put(lengths, SEQUENCES, Q3_I32),
-                     put(begins, SEQUENCES + 1, Q3_I32) };
-    a.q = held[0], a.k.data = held[1], a.v.data = held[2], a.tables = held[3], a.lengths = held[4];
-    a.begins = held[5], a.k.dtype = a.v.dtype = dtype;
-    a.o = put(nan, n, dtype), a.dtype = dtype;
-    q3_attention_paged_cuda(&a, cuda);
-    float *got = take(a.o, n, dtype);
-    no_failure();
-    near("paged o", index, (int)dtype, got, want, n, tolerance);
-    for (int i = 0; i < 6; i++)
-        q3_cuda_free(cuda, held[i]);
-    free(q), free(k), free(v), free(want), free(nan), free(got);
-}
-
-static void blocks_of_a_slab_agree_with_the_cpu(void **unused)
-{
-    (void)unused;
-    for (int index = 0; index < SLABS; index++) {
-        compare_paged(index, Q3_F32, 1e-5);
-        compare_paged(index, Q3_BF16, 1e-2);
-    }
-}
-
-static void odd_heads_have_no_slab(void **unused)
-{
-    (void)unused;
-    char why[Q3_CUDA_SENTENCE] = "";
-    q3_attention_paged_args a = {
-        .rows = 1, .max_blocks = 1, .block = 16, .heads = 1, .kv_heads = 1, .head_size = 18
-    };
-    q3_attention_paged_cuda(&a, cuda);
-    assert_true(q3_cuda_take_failure(cuda, why));
-    assert_non_null(strstr(why, "not 18"));
-}
-
 static int open_device(void **unused)
 {
     char why[Q3_CUDA_SENTENCE] = "";
@@ -529,8 +449,6 @@ int main(void)
         cmocka_unit_test(segments_ignore_each_other),
         cmocka_unit_test(unwanted_results_may_be_missing),
         cmocka_unit_test(a_small_workspace_gives_the_same_bits),
-        cmocka_unit_test(blocks_of_a_slab_agree_with_the_cpu),
-        cmocka_unit_test(odd_heads_have_no_slab),
     };
     char why[Q3_CUDA_SENTENCE] = "";
     if (!q3_cuda_count(why)) { // a setup cannot skip
