@@ -109,9 +109,12 @@ static q3_status check_head(checker *c, double logit)
     const q3_rerank_job job = job_of(texts);
     head_reader head = { .difference = NAN };
     q3_reranker_ids(&head.yes, &head.no, c->r);
-    q3_request request = {
-        .max_new_tokens = 1, .logprobs = -1, .filter = read_head, .on_end = ignore_end, .arg = &head
-    };
+    q3_request request = { .sampling = { .temperature = 1, .top_p = 1, .repetition_penalty = 1 },
+                           .max_new_tokens = 1,
+                           .logprobs = -1,
+                           .filter = read_head,
+                           .on_end = ignore_end,
+                           .arg = &head };
     Q3_TRY(q3_arena_create(&mem, "prompt", (size_t)1 << 32));
     q3_status st = q3_rerank_prompt(&request.prompt, &mem, c->r, NULL, &job.query, &texts[0]);
     request.prompt.adapter = c->adapter;

@@ -48,12 +48,14 @@ static q3_status add_documents(q3_text *list, const char *value)
         q3_json_close(&doc);
         return Q3_OK;
     }
-    bool parsed = q3_json_parse(&doc, value, strlen(value), "--documents", 1) == Q3_OK;
-    if (parsed && cJSON_IsArray(doc.root))
+    q3_status st = q3_json_parse(&doc, value, strlen(value), "--documents", 1);
+    if (st == Q3_ERR_MEMORY)
+        return st;
+    if (st == Q3_OK && cJSON_IsArray(doc.root))
         add_value(list, &doc);
     else
         add_text(list, value);
-    if (parsed)
+    if (st == Q3_OK)
         q3_json_close(&doc);
     return Q3_OK;
 }

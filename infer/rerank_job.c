@@ -94,24 +94,30 @@ static q3_status read_one(q3_rerank_job *out, q3_arena *mem, const cJSON *item, 
 }
 
 /* A string may hold a list or a string in JSON, as forms on the web send them; everything else is a text itself. */
+static q3_status read_string(q3_rerank_job *out, q3_arena *mem, const cJSON *string,
+                             const q3_image_options *image)
+{
+    q3_json inner;
+    const char *text = string->valuestring;
+    q3_status st = q3_json_parse(&inner, text, strlen(text), "documents", 1);
+    if (st != Q3_OK)
+        return st == Q3_ERR_MEMORY ? st : read_one(out, mem, string, image);
+    if (cJSON_IsArray(inner.root))
+        st = read_list(out, mem, inner.root, image);
+    else
+        st = read_one(out, mem, cJSON_IsString(inner.root) ? inner.root : string, image);
+    q3_json_close(&inner);
+    return st;
+}
+
 static q3_status read_documents(q3_rerank_job *out, q3_arena *mem, const cJSON *item,
                                 const q3_image_options *image)
 {
-    q3_json inner = { 0 };
     if (!item)
         return q3_fail(Q3_ERR_DATA, "documents is missing");
     if (cJSON_IsArray(item))
         return read_list(out, mem, item, image);
-    bool parsed = cJSON_IsString(item) && q3_json_parse(&inner, item->valuestring, strlen(item->valuestring),
-                                                        "documents", 1) == Q3_OK;
-    q3_status st;
-    if (parsed && cJSON_IsArray(inner.root))
-        st = read_list(out, mem, inner.root, image);
-    else
-        st = read_one(out, mem, parsed && cJSON_IsString(inner.root) ? inner.root : item, image);
-    if (parsed)
-        q3_json_close(&inner);
-    return st;
+    return cJSON_IsString(item) ? read_string(out, mem, item, image) : read_one(out, mem, item, image);
 }
 
 static q3_status read_count(int64_t *out, const cJSON *json, const char *key, int64_t def, int64_t max)

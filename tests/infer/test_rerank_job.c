@@ -19,6 +19,7 @@
 #include "tests/support/golden.h"
 
 #define FORMATS "tests/golden/formats/"
+#define VL_MODEL "tests/golden/training/model/"
 #define BOUND 1e-5 /* of float32, relative */
 
 static char dir[400];
@@ -26,6 +27,7 @@ static q3_arena mem;
 static q3_session session, alone; // with shared prefixes, without
 static q3_reranker *reranker;
 
+/* model/name, or vl/name. */
 static void copy(const char *name, const char *from)
 {
     char to[600];
@@ -33,31 +35,57 @@ static void copy(const char *name, const char *from)
     assert_int_equal(q3_file_copy(to, from), Q3_OK);
 }
 
+static void open_session(q3_session *s, const char *name, bool no_sharing)
+{
+    char model[500];
+    snprintf(model, sizeof model, "%s/%s", dir, name);
+    const char *device = getenv("Q3_TEST_DEVICE");
+    const q3_session_options o = { .model = model,
+                                   .device = device ? device : "cpu",
+                                   .dtype = "float32",
+                                   .engine = { .kv_type = Q3_DTYPES, .no_sharing = no_sharing } };
+    if (q3_session_open(s, &o) != Q3_OK)
+        fail_msg("%s", q3_error());
+}
+
+static q3_reranker *reranker_of(const q3_session *s)
+{
+    q3_reranker *r;
+    if (q3_reranker_create(&r, &s->model, &s->prompter, &(q3_reranker_options){ 0 }) != Q3_OK)
+        fail_msg("%s", q3_error());
+    return r;
+}
+
+static void make_models(void)
+{
+    static const char *const names[] = { "model", "vl" };
+    for (int i = 0; i < 2; i++) {
+        char path[500];
+        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        assert_int_equal(q3_dir_create(path), Q3_OK);
+    }
+    copy("model/config.json", FORMATS "reranker-model/config.json");
+    copy("model/model.safetensors", FORMATS "reranker-model/model.safetensors");
+    copy("model/tokenizer.json", FORMATS "reranker-tokenizer/tokenizer.json");
+    copy("model/tokenizer_config.json", FORMATS "reranker-tokenizer/tokenizer_config.json");
+    copy("vl/config.json", VL_MODEL "config.json");
+    copy("vl/model.safetensors", VL_MODEL "model.safetensors");
+    copy("vl/preprocessor_config.json", VL_MODEL "preprocessor_config.json");
+    copy("vl/tokenizer_config.json", VL_MODEL "tokenizer_config.json");
+    copy("vl/tokenizer.json", FORMATS "reranker-vl/tokenizer.json");
+}
+
 static int prepare(void **state)
 {
     (void)state;
     const char *base = getenv("Q3_TEST_DIR");
-    snprintf(dir, sizeof dir, "%s/model", base ? base : "/tmp/q3-test");
-    assert_int_equal(q3_dir_create(dir), Q3_OK);
-    copy("config.json", FORMATS "reranker-model/config.json");
-    copy("generation_config.json", FORMATS "reranker-model/generation_config.json");
-    copy("model.safetensors", FORMATS "reranker-model/model.safetensors");
-    copy("tokenizer.json", FORMATS "reranker-tokenizer/tokenizer.json");
-    copy("tokenizer_config.json", FORMATS "reranker-tokenizer/tokenizer_config.json");
+    snprintf(dir, sizeof dir, "%s", base ? base : "/tmp/q3-test");
     q3_log_set_level(Q3_LOG_WARN);
-    const char *device = getenv("Q3_TEST_DEVICE");
-    q3_session_options o = { .model = dir,
-                             .device = device ? device : "cpu",
-                             .dtype = "float32",
-                             .engine = { .kv_type = Q3_DTYPES } };
-    if (q3_arena_create(&mem, "test arena", (size_t)1 << 28) != Q3_OK ||
-        q3_session_open(&session, &o) != Q3_OK)
-        fail_msg("%s", q3_error());
-    o.engine.no_sharing = true;
-    if (q3_session_open(&alone, &o) != Q3_OK ||
-        q3_reranker_create(&reranker, &session.model, &session.prompter, &(q3_reranker_options){ 0 }) !=
-            Q3_OK)
-        fail_msg("%s", q3_error());
+    assert_int_equal(q3_arena_create(&mem, "test arena", (size_t)1 << 28), Q3_OK);
+    make_models();
+    open_session(&session, "model", false);
+    open_session(&alone, "model", true);
+    reranker = reranker_of(&session);
     return 0;
 }
 
@@ -277,15 +305,16 @@ static void one_row_of_the_head_gives_the_reference_scores(void **state)
 
 enum { MOST = 16 };
 
-static q3_rerank_job golden_job(cJSON **json)
+static q3_rerank_job job_of_file(cJSON **json, const char *path)
 {
     char *text;
     size_t size;
     q3_rerank_job job;
-    assert_int_equal(q3_file_read(&text, &size, FORMATS "reranker-scores.json", 1 << 20), Q3_OK);
+    assert_int_equal(q3_file_read(&text, &size, path, 1 << 20), Q3_OK);
     *json = cJSON_Parse(text);
     q3_free(text);
-    assert_int_equal(q3_rerank_job_parse(&job, &mem, *json, NULL), Q3_OK);
+    if (q3_rerank_job_parse(&job, &mem, *json, NULL) != Q3_OK)
+        fail_msg("%s", q3_error());
     assert_true(job.n > 4 && job.n <= MOST);
     return job;
 }
@@ -301,7 +330,7 @@ static void whole_jobs_give_the_reference_scores(void **state)
 {
     (void)state;
     cJSON *json;
-    const q3_rerank_job job = golden_job(&json);
+    const q3_rerank_job job = job_of_file(&json, FORMATS "reranker-scores.json");
     double logits[MOST];
     run(logits, NULL, &session, &job);
     for (int64_t i = 0; i < job.n; i++) {
@@ -319,11 +348,36 @@ static void whole_jobs_give_the_reference_scores(void **state)
     cJSON_Delete(json);
 }
 
+/* The same for texts and pictures; pictures of the query are part of the shared prefix. */
+static void pictures_give_the_reference_scores(void **state)
+{
+    (void)state;
+    cJSON *json;
+    q3_session vl;
+    open_session(&vl, "vl", false);
+    q3_reranker *r = reranker_of(&vl);
+    q3_rerank_job job = job_of_file(&json, FORMATS "reranker-vl/scores.json");
+    double logits[MOST];
+    int64_t cached;
+    if (q3_rerank_run(logits, &cached, vl.scheduler, r, &job, -1) != Q3_OK)
+        fail_msg("%s", q3_error());
+    assert_true(cached >= (job.n - 1) * 100);
+    for (int64_t i = 0; i < job.n; i++) {
+        double want = cJSON_GetArrayItem(cJSON_GetObjectItem(json, "logits"), (int)i)->valuedouble;
+        if (!near_enough(logits[i], want))
+            fail_msg("document %d: %.9g, want %.9g", (int)i, logits[i], want);
+    }
+    q3_rerank_job_free(&job);
+    cJSON_Delete(json);
+    q3_reranker_destroy(r);
+    q3_session_close(&vl);
+}
+
 static void documents_share_the_prefix_and_keep_their_scores(void **state)
 {
     (void)state;
     cJSON *json;
-    const q3_rerank_job job = golden_job(&json);
+    const q3_rerank_job job = job_of_file(&json, FORMATS "reranker-scores.json");
     double with[MOST], without[MOST];
     int64_t cached, none;
     run(with, &cached, &session, &job);
@@ -339,7 +393,7 @@ static void neither_order_nor_batch_size_changes_a_score(void **state)
 {
     (void)state;
     cJSON *json;
-    q3_rerank_job job = golden_job(&json);
+    q3_rerank_job job = job_of_file(&json, FORMATS "reranker-scores.json");
     job.n = 4;
     double usual[MOST], other[MOST];
     run(usual, NULL, &session, &job);
@@ -394,6 +448,43 @@ static void long_documents_are_cut(void **state)
     q3_text_free(&text);
 }
 
+/* From the request to the answer, the network left out: an allocation that fails is an error, and nothing leaks. */
+static q3_status answer(q3_text *out, const cJSON *json)
+{
+    q3_rerank_job job;
+    q3_prompt prompt;
+    const double logits[] = { 1, 2 };
+    Q3_TRY(q3_rerank_job_parse(&job, &mem, json, NULL));
+    q3_status st = q3_rerank_prompt(&prompt, &mem, reranker, NULL, &job.query, &job.documents[0]);
+    if (st == Q3_OK)
+        q3_rerank_write(out, &job, logits, false, true);
+    q3_rerank_job_free(&job);
+    return out->failed ? Q3_ERR_MEMORY : st;
+}
+
+static void every_failed_allocation_is_survived(void **state)
+{
+    (void)state;
+    cJSON *json =
+        cJSON_Parse("{\"query\": \"q\", \"documents\": \"[\\\"a\\\", {\\\"text\\\": \\\"b\\\"}]\"}");
+    q3_status st = Q3_ERR_MEMORY;
+    int n = 0;
+    for (; st != Q3_OK && n < 1000; n++) {
+        q3_text out = { 0 };
+        size_t mark = q3_arena_mark(&mem);
+        q3_heap_fail_at(n + 1);
+        st = answer(&out, json);
+        q3_heap_fail_at(0);
+        assert_true(st == Q3_OK || st == Q3_ERR_MEMORY);
+        if (st == Q3_OK && strstr(out.data, "[\\\"a")) // a list that could not be parsed is no text
+            fail_msg("allocation %d: %s", n, out.data);
+        q3_text_free(&out);
+        q3_arena_rewind(&mem, mark);
+    }
+    assert_true(n > 15 && n < 1000);
+    cJSON_Delete(json);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -405,10 +496,12 @@ int main(void)
         cmocka_unit_test(the_answer_has_the_keys_of_the_request_and_six_digits),
         cmocka_unit_test(one_row_of_the_head_gives_the_reference_scores),
         cmocka_unit_test(whole_jobs_give_the_reference_scores),
+        cmocka_unit_test(pictures_give_the_reference_scores),
         cmocka_unit_test(documents_share_the_prefix_and_keep_their_scores),
         cmocka_unit_test(neither_order_nor_batch_size_changes_a_score),
         cmocka_unit_test(a_document_that_cannot_be_scored_is_named),
         cmocka_unit_test(long_documents_are_cut),
+        cmocka_unit_test(every_failed_allocation_is_survived),
     };
     return cmocka_run_group_tests(tests, prepare, release);
 }
