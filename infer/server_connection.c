@@ -260,7 +260,10 @@ static enum MHD_Result begin(q3_server *s, struct MHD_Connection *mhd, const cha
                           .connection = c };
     link_connection(s, c);
     choose_id(c);
-    judge_head(c);
+    if (c->method && c->path)
+        judge_head(c);
+    else
+        refuse(c, MHD_HTTP_SERVICE_UNAVAILABLE, NULL);
     return MHD_YES;
 }
 
