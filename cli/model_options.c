@@ -4,13 +4,14 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "core/file.h"
 #include "core/log.h"
 
 static const q3_option model_options[] = {
     { .name = "model",
       .kind = Q3_OPTION_VALUE,
       .value = "DIR",
-      .help = "of the model, or of an adapter",
+      .help = "model or adapter; else the directory one is in",
       .alias = "model-dir" },
     { .name = "adapter",
       .kind = Q3_OPTION_VALUE,
@@ -189,7 +190,7 @@ static q3_status read_weights(q3_session_options *s, const q3_options *o)
     Q3_TRY(q3_options_choice(&precision, o, "precision", -1, precisions));
     s->weights = q3_options_get(o, "weights");
     s->dtype = q3_options_get(o, "dtype");
-    if (precision == 0 && s->dtype && strcmp(s->dtype, "float32") != 0)
+    if (precision == 0 && s->dtype && strcmp(s->dtype, "float32") != 0 && strcmp(s->dtype, "f32") != 0)
         return q3_fail(Q3_ERR_USAGE, "--precision fp32 and --dtype %.60s exclude each other", s->dtype);
     if (precision == 1 && s->weights && strcmp(s->weights, "int4") != 0)
         return q3_fail(Q3_ERR_USAGE, "--precision int4 and --weights %.60s exclude each other", s->weights);
@@ -217,7 +218,11 @@ q3_status q3_model_settings_read(q3_model_settings *out, const q3_options *o)
                                              .device = q3_options_get(o, "device"),
                                              .attention = q3_options_get(o, "attn") } };
     q3_session_options *s = &out->session;
-    Q3_TRY(q3_options_need(&s->model, o, "model"));
+    if (!q3_options_given(o, "model") &&
+        (q3_file_exists("config.json") || q3_file_exists("adapter_config.json")))
+        s->model = "."; // started in the model's directory
+    else
+        Q3_TRY(q3_options_need(&s->model, o, "model"));
     const char *adapter;
     for (int i = 0; (adapter = q3_options_nth(o, "adapter", i)); i++)
         Q3_TRY(read_adapter(out, adapter));
