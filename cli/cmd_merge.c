@@ -23,10 +23,10 @@ static const q3_option options[] = {
 
 static q3_status choose_dtype(q3_dtype *out, const q3_options *o, const q3_model *m)
 {
-    static const char *const words[] = { "float32", "bfloat16", NULL };
+    static const char *const words[] = { "float32", "bfloat16", "f32", "bf16", NULL };
     int choice;
     Q3_TRY(q3_options_choice(&choice, o, "dtype", m->config.dtype == Q3_BF16, words));
-    *out = choice ? Q3_BF16 : Q3_F32;
+    *out = choice % 2 ? Q3_BF16 : Q3_F32;
     return Q3_OK;
 }
 
