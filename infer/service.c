@@ -203,7 +203,8 @@ static void drop_answered(q3_service *s, double now)
     }
 }
 
-/* A pass of the network; after one that failed for all, a moment's rest keeps a lost device from filling the log. */
+/* A pass of the network; after one that failed for all, a moment's rest keeps a lost device from filling
+ * the log. */
 static void step(q3_service *s)
 {
     static const struct timespec rest = { .tv_nsec = 100000000 };
