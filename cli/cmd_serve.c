@@ -10,8 +10,8 @@
 #include "cli/model_options.h"
 #include "core/file.h"
 #include "core/log.h"
-#include "infer/api_cog.h"
-#include "infer/api_openai.h"
+#include "serve/api_cog.h"
+#include "serve/api_openai.h"
 
 enum {
     KEYS_MAX = 64,
