@@ -10,8 +10,8 @@
 #include "cli/model_options.h"
 #include "core/file.h"
 #include "core/log.h"
-#include "infer/api_cog.h"
-#include "infer/api_openai.h"
+#include "serve/api_cog.h"
+#include "serve/api_openai.h"
 
 enum {
     KEYS_MAX = 64,
@@ -131,7 +131,8 @@ typedef struct serving {
 
 /* ---- options ---- */
 
-/* What generate understands of the options for answers, and a server does not: requests say these themselves. */
+/* What generate understands of the options for answers, and a server does not: requests say these
+ * themselves. */
 static q3_status refuse_others(const q3_options *o)
 {
     static const char *const others[] = { "regex", "json-schema", "logprobs", "num-beams", "system" };
@@ -240,8 +241,9 @@ static q3_status read_limits(serving *s)
 
 /* ---- signals ---- */
 
-/* After a signal the server takes no more connections and the service no more orders; the second one ends at once what
- * runs. SIGUSR1 ends this thread. While the model is being loaded there is nothing to end in order. */
+/* After a signal the server takes no more connections and the service no more orders; the second one ends
+ * at once what runs. SIGUSR1 ends this thread. While the model is being loaded there is nothing to end in
+ * order. */
 static void *listen_to_signals(void *arg)
 {
     serving *s = arg;

@@ -1,13 +1,14 @@
-/* tests/support/serve.h - a model that answers: the tiny one of tests/golden/training with its trained adapter "tuned", or
- * the reranker of tests/golden/formats; a service that computes in a thread of its own; and a server in front of it.
+/* tests/support/serve.h - a model that answers: the tiny one of tests/golden/training with its trained
+ * adapter "tuned", or the reranker of tests/golden/formats; a service that computes in a thread of its
+ * own; and a server in front of it.
  */
 #ifndef Q3_TESTS_SUPPORT_SERVE_H
 #define Q3_TESTS_SUPPORT_SERVE_H
 
 #include <pthread.h>
 
-#include "infer/api_cog.h"
-#include "infer/api_openai.h"
+#include "serve/api_cog.h"
+#include "serve/api_openai.h"
 
 typedef struct q3_serve_bed {
     q3_session session;
