@@ -423,7 +423,7 @@ static q3_status run(const q3_options *o)
     if (q3_options_given(o, "print-openapi"))
         return print_schema(o);
     Q3_TRY(q3_options_choice(&which, o, "api", 0, apis));
-    Q3_TRY(q3_options_need(&model, o, "model"));
+    Q3_TRY(q3_model_place(&model, o)); // before anything listens
     serving *s = q3_calloc(1, sizeof *s);
     if (!s)
         return Q3_ERR_MEMORY;

@@ -212,17 +212,20 @@ static q3_status read_cache(q3_engine_options *e, const q3_options *o)
     return q3_options_int(&e->window, o, "attn-window", 0, 0, INT32_MAX);
 }
 
+q3_status q3_model_place(const char **out, const q3_options *o)
+{
+    bool here = q3_file_exists("config.json") || q3_file_exists("adapter_config.json");
+    *out = ".";
+    return here && !q3_options_given(o, "model") ? Q3_OK : q3_options_need(out, o, "model");
+}
+
 q3_status q3_model_settings_read(q3_model_settings *out, const q3_options *o)
 {
     *out = (q3_model_settings){ .session = { .merge = q3_options_given(o, "merge"),
                                              .device = q3_options_get(o, "device"),
                                              .attention = q3_options_get(o, "attn") } };
     q3_session_options *s = &out->session;
-    if (!q3_options_given(o, "model") &&
-        (q3_file_exists("config.json") || q3_file_exists("adapter_config.json")))
-        s->model = "."; // started in the model's directory
-    else
-        Q3_TRY(q3_options_need(&s->model, o, "model"));
+    Q3_TRY(q3_model_place(&s->model, o));
     const char *adapter;
     for (int i = 0; (adapter = q3_options_nth(o, "adapter", i)); i++)
         Q3_TRY(read_adapter(out, adapter));
