@@ -5,6 +5,7 @@
 #include "collate/chat_template.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "data/hub.h"
 #include "data/imagefolder.h"
 #include "model/weights.h"
 #include "train/trainer.h"
@@ -26,7 +27,9 @@ static q3_status open_model(q3_trainer *t)
                                       .random = c->model.init == Q3_CONFIG_INIT_RANDOM,
                                       .seed = (uint64_t)c->train.seed,
                                       .values = &t->values };
-    Q3_TRY(q3_model_load(&t->model, &t->run, c->model.path, &options));
+    Q3_TRY(q3_hub_place(&t->model_dir, &t->run, c->model.path,
+                        &(q3_hub_options){ .wish.light = options.random }));
+    Q3_TRY(q3_model_load(&t->model, &t->run, t->model_dir, &options));
     q3_model_parameters(&t->model.config, &t->text_params, &t->vision_params);
     return Q3_OK;
 }
@@ -47,7 +50,9 @@ static q3_status open_trainable(q3_trainer *t)
     if (!c->lora.init_adapter)
         return q3_lora_create(&t->trainable, &t->model, &t->run, &t->lora, (uint64_t)c->train.seed);
     q3_lora_config file;
-    Q3_TRY(q3_lora_load(&t->trainable, &file, &t->model, &t->run, c->lora.init_adapter));
+    const char *dir;
+    Q3_TRY(q3_hub_place(&dir, &t->run, c->lora.init_adapter, NULL));
+    Q3_TRY(q3_lora_load(&t->trainable, &file, &t->model, &t->run, dir));
     if (file.r != t->lora.r || file.alpha != t->lora.alpha || file.use_rslora != t->lora.use_rslora)
         return q3_fail(Q3_ERR_USAGE,
                        "%s has r %d, lora_alpha %g, use_rslora %s, and the config asks for %d, %g, %s; make "
@@ -68,6 +73,7 @@ static q3_status open_adapter(q3_trainer *t)
     const char *dir = t->config->lora.init_adapter;
     if (!dir)
         return Q3_OK;
+    Q3_TRY(q3_hub_place(&dir, &t->run, dir, NULL));
     Q3_TRY(q3_lora_load(&t->trainable, &t->lora, &t->model, &t->run, dir));
     return q3_trainable_shadow(&t->trainable, &t->values, t->ctx.dtype);
 }
@@ -91,18 +97,18 @@ static q3_status open_collator(q3_trainer *t)
     const q3_model_config *m = &t->model.config;
     if (!m->has_vision)
         return q3_fail(Q3_ERR_MODEL, "%s: a text-only model; vision fine-tuning needs a Qwen3-VL model",
-                       c->model.path);
-    Q3_TRY(q3_tokenizer_open(&t->tokenizer, c->model.path));
-    if (!q3_chat_template_known(c->model.path))
+                       t->model_dir);
+    Q3_TRY(q3_tokenizer_open(&t->tokenizer, t->model_dir));
+    if (!q3_chat_template_known(t->model_dir))
         q3_warn("%s: its chat template is not that of Qwen3-VL-Instruct, which this program writes out; the "
                 "model may "
                 "expect another form",
-                c->model.path);
-    Q3_TRY(q3_collator_init(&t->collator, c->model.path, t->tokenizer, m->image_token, m->video_token,
+                t->model_dir);
+    Q3_TRY(q3_collator_init(&t->collator, t->model_dir, t->tokenizer, m->image_token, m->video_token,
                             m->text.vocab_size));
     int64_t min = c->data.min_pixels, max = c->data.max_pixels;
     Q3_TRY(q3_vision_spec_limit(&t->collator.vision, min > 0 ? min : 0, max > 0 ? max : 0));
-    Q3_TRY(q3_vision_spec_check(&t->collator.vision, &m->vision, c->model.path));
+    Q3_TRY(q3_vision_spec_check(&t->collator.vision, &m->vision, t->model_dir));
     t->collator.image.max_side = (int)c->data.max_side;
     t->collator.max_length = c->collator.max_length;
     t->collator.on_overflow = (q3_overflow)c->collator.on_overflow;
