@@ -26,15 +26,18 @@ typedef struct places {
 static q3_status base_of(const char **out, q3_arena *mem, const char *dir, const char *config)
 {
     q3_json doc;
-    const char *base;
+    const char *base, *revision = NULL;
     Q3_TRY(q3_status_as(q3_json_open(&doc, config, ADAPTER_CONFIG_LIMIT), Q3_ERR_MODEL));
     q3_status st = q3_json_string(&base, &doc, doc.root, "base_model_name_or_path", "");
+    st = st ? st : q3_json_string(&revision, &doc, doc.root, "revision", NULL);
     *out = st == Q3_OK ? q3_arena_strdup(mem, base) : NULL;
+    const q3_hub_options options = { .revision =
+                                         revision && *revision ? q3_arena_strdup(mem, revision) : NULL };
     q3_json_close(&doc);
     if (st != Q3_OK || !*out)
         return st ? q3_status_as(st, Q3_ERR_MODEL) : Q3_ERR_MEMORY;
     const char *name = *out;
-    Q3_TRY(q3_wrap(q3_hub_place(out, mem, name, NULL), "the base of %s", dir));
+    Q3_TRY(q3_wrap(q3_hub_place(out, mem, name, &options), "the base of %s", dir));
     char *network = q3_path_join(*out, "config.json");
     bool there = network && q3_file_exists(network);
     q3_free(network);

@@ -34,6 +34,18 @@ static q3_status open_model(q3_trainer *t)
     return Q3_OK;
 }
 
+/* The base as PEFT writes it: a name of the hub and its revision are two things. */
+static q3_status name_base(q3_lora_config *lora, q3_arena *mem, const char *path)
+{
+    q3_hub_repo repo;
+    lora->base = path;
+    if (q3_dir_exists(path) || !q3_hub_parse(&repo, path, Q3_HUB_MODEL))
+        return Q3_OK;
+    lora->base = q3_arena_strdup(mem, repo.id);
+    lora->revision = repo.pinned ? q3_arena_strdup(mem, repo.revision) : NULL;
+    return lora->base && (lora->revision || !repo.pinned) ? Q3_OK : Q3_ERR_MEMORY;
+}
+
 static q3_status open_trainable(q3_trainer *t)
 {
     const q3_config *c = t->config;
@@ -45,8 +57,8 @@ static q3_status open_trainable(q3_trainer *t)
                                 .use_rslora = c->lora.use_rslora,
                                 .targets = c->lora.target_modules.items,
                                 .n_targets = c->lora.target_modules.n,
-                                .targets_is_pattern = c->lora.target_modules.pattern,
-                                .base = c->model.path };
+                                .targets_is_pattern = c->lora.target_modules.pattern };
+    Q3_TRY(name_base(&t->lora, &t->run, c->model.path));
     if (!c->lora.init_adapter)
         return q3_lora_create(&t->trainable, &t->model, &t->run, &t->lora, (uint64_t)c->train.seed);
     q3_lora_config file;
@@ -61,6 +73,7 @@ static q3_status open_trainable(q3_trainer *t)
                        t->lora.r, t->lora.alpha, t->lora.use_rslora ? "true" : "false");
     file.dropout = t->lora.dropout;
     file.base = t->lora.base;
+    file.revision = t->lora.revision;
     t->lora = file;
     for (int i = 0; i < t->model.n_projections; i++)
         t->model.projections[i]->lora_dropout = (float)file.dropout;

@@ -578,6 +578,7 @@ static int start(void **state)
                                           "HF_HOME",        "XDG_CACHE_HOME" };
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         unsetenv(others[i]);
+    assert_int_equal(q3_dir_create(getenv("Q3_TEST_DIR")), Q3_OK);
     t_hub_start(&hub);
     return 0;
 }
