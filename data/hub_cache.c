@@ -94,8 +94,8 @@ static const char *variable(const char *name)
     return value && *value ? value : NULL;
 }
 
-/* The variable at `text`, behind its dollar: $NAME or ${NAME}. Returns what was read of the text; unknown ones stay as they
- * are written, as in Python's expandvars. */
+/* The variable at `text`, behind its dollar: $NAME or ${NAME}. Returns what was read of the text; unknown
+ * ones stay as they are written, as in Python's expandvars. */
 static size_t expand_variable(q3_text *out, const char *text)
 {
     char name[128];

@@ -1,9 +1,10 @@
 /* data/hub_cache.h - the Hugging Face cache on disk, shared with huggingface_hub both ways.
  *
- *   <root>/models--Org--Name/refs/<revision>          the commit, 40 hexadecimal digits
- *   <root>/models--Org--Name/blobs/<etag>             contents: git's sha1 of small files, sha256 of large ones
- *   <root>/models--Org--Name/snapshots/<commit>/<path> links to ../../blobs/<etag>, relative
- *   <root>/models--Org--Name/trees/<commit>.json      what the commit holds, where huggingface_hub has listed it
+ *   <root>/models--Org--Name/
+ *       refs/<revision>            the commit, 40 hexadecimal digits
+ *       blobs/<etag>               contents; named by git's sha1 of small files, the sha256 of large ones
+ *       snapshots/<commit>/<path>  links to ../../blobs/<etag>, relative
+ *       trees/<commit>.json        what the commit holds, where huggingface_hub has listed it
  *   <root>/.locks/models--Org--Name/<etag>.lock       held while a blob is made
  *
  * Nothing here asks the network.
@@ -37,7 +38,8 @@ typedef struct q3_hub_wish {
 /* "org/name" or "org/name@revision"; false when the text is no name of the hub. */
 bool q3_hub_parse(q3_hub_repo *out, const char *text, q3_hub_kind kind);
 
-/* Whether a revision may stand in refs/ and in an address: no empty or dotted parts, no control characters. */
+/* Whether a revision may stand in refs/ and in an address: no empty or dotted parts, no control
+ * characters. */
 bool q3_hub_revision_sound(const char *revision);
 
 /* Whether a path of a repository stays below the directory that it is put in. */
@@ -48,8 +50,9 @@ bool q3_hub_is_commit(const char *revision);
 /* True for the words that switch a variable of the environment on: 1, ON, YES, TRUE. */
 bool q3_hub_switched_on(const char *name);
 
-/* In a new string: the root of the cache, ~ and $VARIABLES expanded: `given` (--cache-dir), else HF_HUB_CACHE,
- * HUGGINGFACE_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME/huggingface/hub, ~/.cache/huggingface/hub. */
+/* In a new string: the root of the cache, ~ and $VARIABLES expanded: `given` (--cache-dir), else
+ * HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME/huggingface/hub,
+ * ~/.cache/huggingface/hub. */
 q3_status q3_hub_root(char **out, const char *given);
 
 /* The file that holds the token of `hf auth login`: HF_TOKEN_PATH, else HF_HOME/token. */
@@ -77,15 +80,17 @@ typedef enum q3_hub_state {
     Q3_HUB_PARTIAL
 } q3_hub_state;
 
-/* What is there of a snapshot; `missing` gets the first file that is not ("" when all are). A model is known by its
- * config.json, the files of its index and its tokenizer; where the commit has been listed, by that list. */
+/* What is there of a snapshot; `missing` gets the first file that is not ("" when all are). A model is
+ * known by its config.json, the files of its index and its tokenizer; where the commit has been listed, by
+ * that list. */
 q3_hub_state q3_hub_look(char *missing, size_t missing_bytes, const char *folder, const char *commit,
                          const q3_hub_repo *repo, const q3_hub_wish *wish);
 
 /* Writes refs/<revision>; nothing to do where the revision is the commit. */
 q3_status q3_hub_write_ref(const char *folder, const q3_hub_repo *repo, const char *commit);
 
-/* Marks the root as a cache, so that backups may leave it out (bford.info/cachedir). What fails does not matter. */
+/* Marks the root as a cache, so that backups may leave it out (bford.info/cachedir). What fails does not
+ * matter. */
 void q3_hub_tag_root(const char *root);
 
 /* Makes snapshots/<commit>/<path> mean blobs/<etag>. */

@@ -370,7 +370,8 @@ static q3_status check_room(const piece *f)
                    f->repo->id, f->path, q3_bytes(needed), q3_bytes(free_bytes), f->folder);
 }
 
-/* The name under which it grows: where contents can be checked and are locked, one that later processes know. */
+/* The name under which it grows: where contents can be checked and are locked, one that later processes
+ * know. */
 static q3_status name_part(piece *f)
 {
     char suffix[32] = ".incomplete";

@@ -1,8 +1,8 @@
 /* data/hub_download.h - brings files of a repository from the hub into the cache.
  *
- * A large file grows as blobs/<sha256>.incomplete, under a lock, and goes on where it stopped, in this process or a later one; a
- * small one as a file of this process's own. Either becomes a blob only when it has the right size and, where its name is a
- * sha256, the right contents.
+ * A large file grows as blobs/<sha256>.incomplete, under a lock, and goes on where it stopped, in this
+ * process or a later one; a small one as a file of this process's own. Either becomes a blob only when it has
+ * the right size and, where its name is a sha256, the right contents.
  */
 #ifndef Q3_DATA_HUB_DOWNLOAD_H
 #define Q3_DATA_HUB_DOWNLOAD_H

@@ -186,7 +186,8 @@ static bool is_the_hub(const q3_hub_http *h, const char *url)
 
 /* ---- an answer ---- */
 
-/* The value of header `name` in a line of n bytes, without white space around it; false when it is another header. */
+/* The value of header `name` in a line of n bytes, without white space around it; false when it is another
+ * header. */
 static bool value_of(char *out, size_t bytes, const char *line, size_t n, const char *name)
 {
     size_t begin = strlen(name);
@@ -297,7 +298,8 @@ static bool is_redirect(long status)
     return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
 }
 
-/* Asks, and follows redirects; of a HEAD only those that stay with the hub, for what it says of a file is the last that counts. */
+/* Asks, and follows redirects; of a HEAD only those that stay with the hub, for what it says of a file is
+ * the last that counts. */
 static void ask(q3_hub_http *h, exchange *x, const char *url, bool head, int64_t begin)
 {
     snprintf(x->url, sizeof x->url, "%s", url);

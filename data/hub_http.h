@@ -1,9 +1,10 @@
 /* data/hub_http.h - what is asked of the hub, and who may see the token.
  *
- * The hub is HF_ENDPOINT (https://huggingface.co). The token (HF_TOKEN, else the file of `hf auth login`) goes to that scheme, host
- * and port alone: redirects are followed by hand, and another host that they lead to, where the contents lie, gets none.
- * Proxies come from the environment, as libcurl reads it. Errors: Q3_ERR_NETWORK; Q3_ERR_FAIL where the hub refuses who
- * asks; Q3_ERR_MODEL or Q3_ERR_DATA where it does not have what is asked for.
+ * The hub is HF_ENDPOINT (https://huggingface.co). The token (HF_TOKEN, else the file of `hf auth login`)
+ * goes to that scheme, host and port alone: redirects are followed by hand, and another host that they lead
+ * to, where the contents lie, gets none. Proxies come from the environment, as libcurl reads it. Errors:
+ * Q3_ERR_NETWORK; Q3_ERR_FAIL where the hub refuses who asks; Q3_ERR_MODEL or Q3_ERR_DATA where it does not
+ * have what is asked for.
  */
 #ifndef Q3_DATA_HUB_HTTP_H
 #define Q3_DATA_HUB_HTTP_H
@@ -25,7 +26,8 @@ typedef struct q3_hub_reply {
     char commit[Q3_HUB_COMMIT + 1];
 } q3_hub_reply;
 
-/* Takes the body of an answer with status 200 or 206 piece by piece; what it returns but Q3_OK ends the transfer. */
+/* Takes the body of an answer with status 200 or 206 piece by piece; what it returns but Q3_OK ends the
+ * transfer. */
 typedef q3_status q3_hub_sink(void *arg, const q3_hub_reply *reply, const char *data, size_t n);
 
 q3_status q3_hub_http_open(q3_hub_http **out, const q3_hub_repo *repo);
@@ -37,7 +39,8 @@ const char *q3_hub_endpoint(const q3_hub_http *h);
 /* Appends text with all but letters, digits and -._~ as %XX; slashes too unless `slashes`. */
 void q3_hub_escape(q3_text *out, const char *text, bool slashes);
 
-/* GETs a small document; asks again up to five times where that may help. `next`, if not NULL, gets the next page's. */
+/* GETs a small document; asks again up to five times where that may help. `next`, if not NULL, gets the
+ * next page's. */
 q3_status q3_hub_get(q3_text *out, q3_hub_http *h, const char *url, char next[2048]);
 
 /* HEAD of a file: its etag and size, from the hub itself. Asks again too. */

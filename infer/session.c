@@ -23,6 +23,14 @@ typedef struct places {
     int n;
 } places;
 
+static bool has(const char *dir, const char *name)
+{
+    char *path = q3_path_join(dir, name);
+    bool there = path && q3_file_exists(path);
+    q3_free(path);
+    return there;
+}
+
 static q3_status base_of(const char **out, q3_arena *mem, const char *dir, const char *config)
 {
     q3_json doc;
@@ -38,10 +46,7 @@ static q3_status base_of(const char **out, q3_arena *mem, const char *dir, const
         return st ? q3_status_as(st, Q3_ERR_MODEL) : Q3_ERR_MEMORY;
     const char *name = *out;
     Q3_TRY(q3_wrap(q3_hub_place(out, mem, name, &options), "the base of %s", dir));
-    char *network = q3_path_join(*out, "config.json");
-    bool there = network && q3_file_exists(network);
-    q3_free(network);
-    return there
+    return has(*out, "config.json")
                ? Q3_OK
                : q3_fail(
                      Q3_ERR_MODEL,
@@ -68,15 +73,14 @@ static q3_status find_places(places *out, q3_session *s, const q3_session_option
     *out = (places){ .adapters = Q3_NEW(&s->run, q3_session_adapter, o->n_adapters + 1) };
     Q3_TRY(q3_hub_place(&out->model, &s->run, o->model, NULL));
     const char *given = out->model;
-    char *network = q3_path_join(given, "config.json");
     char *config = q3_path_join(given, "adapter_config.json");
-    bool lora = network && config && !q3_file_exists(network) && q3_file_exists(config);
-    q3_status st = network && config && out->adapters && s->name ? Q3_OK : Q3_ERR_MEMORY;
+    bool lora = has(given, "adapter_config.json") && !has(given, "model.safetensors") &&
+                !has(given, "model.safetensors.index.json"); // a run has a config.json, of another kind
+    q3_status st = config && out->adapters && s->name ? Q3_OK : Q3_ERR_MEMORY;
     if (st == Q3_OK && lora) {
         st = base_of(&out->model, &s->run, o->model, config);
         out->adapters[out->n++] = (q3_session_adapter){ .name = s->name, .dir = given };
     }
-    q3_free(network);
     q3_free(config);
     for (int i = 0; st == Q3_OK && i < o->n_adapters; i++) {
         const char *name = q3_arena_strdup(&s->run, o->adapters[i].name); // outlives the options

@@ -104,7 +104,8 @@ static void names_of_the_hub_are_told_from_paths(void **state)
 {
     (void)state;
     static const char *const names[] = {
-        "Qwen/Qwen3-VL-8B-Instruct", "a/b", "o_r.g/n-m_3.5", "a/b@main", "a/b@refs/pr/1", "a/b@" T_HUB_COMMIT
+        "Qwen/Qwen3-VL-8B-Instruct", "a/b", "o_r.g/n-m_3.5", "a/b@main", "a/b@refs/pr/1",
+        ("a/b@" T_HUB_COMMIT)
     };
     static const char *const paths[] = { "model",  "./model", "../a",     "a/b/c",     "/a/b",
                                          "a/",     "a//b",    "~/models", "a/.hidden", "a/b..c",

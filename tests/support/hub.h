@@ -1,7 +1,8 @@
-/* tests/support/hub.h - a small hub on 127.0.0.1 that can be told to misbehave, and the host its large files lie on.
+/* tests/support/hub.h - a small hub on 127.0.0.1 that can be told to misbehave, and the host its large files
+ * lie on.
  *
- * One commit of one model "org/model" and one data set "org/data", both with the same files. Lists come in pages of one file.
- * HF_ENDPOINT and HF_TOKEN are set for it, and every wait that it could ask for is 0 s.
+ * One commit of one model "org/model" and one data set "org/data", both with the same files. Lists come in
+ * pages of one file. HF_ENDPOINT and HF_TOKEN are set for it, and every wait that it could ask for is 0 s.
  */
 #ifndef Q3_TESTS_SUPPORT_HUB_H
 #define Q3_TESTS_SUPPORT_HUB_H
