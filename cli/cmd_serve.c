@@ -9,6 +9,7 @@
 
 #include "cli/model_options.h"
 #include "core/file.h"
+#include "core/group.h"
 #include "core/log.h"
 #include "serve/api_cog.h"
 #include "serve/api_openai.h"
@@ -378,6 +379,16 @@ static q3_status start_server(serving *s, q3_server_options *o)
     return Q3_OK;
 }
 
+/* Of the processes that mpirun has started the first serves; the others compute their share until it ends. */
+static q3_status follow(serving *s)
+{
+    q3_sampling_settings sampling;
+    block_signals();
+    q3_status st = open_model(s, &sampling);
+    close_all(s);
+    return st;
+}
+
 static q3_status serve(serving *s, q3_arena *mem)
 {
     q3_server_options server;
@@ -387,6 +398,8 @@ static q3_status serve(serving *s, q3_arena *mem)
     Q3_TRY(read_cog(&cog, s));
     Q3_TRY(refuse_others(s->o));
     Q3_TRY(q3_sampling_settings_check(s->o));
+    if (q3_group_follows())
+        return follow(s);
     if (s->api == API_COG)
         cog.shut_down = shut_down;
     cog.arg = s;
@@ -446,6 +459,6 @@ const q3_command q3_command_serve = {
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .lists = { &q3_model_list, &q3_sampling_list },
-    .groups = Q3_COMMAND_ENGINE,
+    .groups = Q3_COMMAND_ENGINE | Q3_COMMAND_HUB,
     .run = run,
 };

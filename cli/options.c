@@ -38,6 +38,14 @@ static const q3_option engine_options[] = {
       .help = "where to compute" },
 };
 
+static const q3_option hub_options[] = {
+    { .name = "cache-dir",
+      .kind = Q3_OPTION_VALUE,
+      .value = "DIR",
+      .help = "models by name (default: $HF_HUB_CACHE)" },
+    { .name = "offline", .kind = Q3_OPTION_FLAG, .help = "fetch nothing: directories and the cache only" },
+};
+
 static const q3_option common_options[] = {
     { .name = "quiet", .letter = 'q', .kind = Q3_OPTION_FLAG, .help = "warnings and results only" },
     { .name = "verbose", .letter = 'v', .kind = Q3_OPTION_FLAG, .help = "more detail" },
@@ -69,6 +77,8 @@ static void fill_table(q3_options *o, const q3_command *command)
         add_options(o, command->lists[i]->options, command->lists[i]->n);
     if (command->groups & Q3_COMMAND_ENGINE)
         add_options(o, engine_options, COUNT(engine_options));
+    if (command->groups & Q3_COMMAND_HUB)
+        add_options(o, hub_options, COUNT(hub_options));
     add_options(o, common_options, COUNT(common_options));
 }
 
@@ -476,6 +486,8 @@ void q3_options_help(q3_text *out, const q3_command *command)
         q3_text_printf(out, "\nprogram:\n");
     if (command->groups & Q3_COMMAND_ENGINE)
         help_lines(out, engine_options, COUNT(engine_options));
+    if (command->groups & Q3_COMMAND_HUB)
+        help_lines(out, hub_options, COUNT(hub_options));
     help_lines(out, common_options, COUNT(common_options));
     if (command->groups & Q3_COMMAND_CONFIG)
         q3_text_printf(out, "%-*s %s\n", HELP_COLUMN, "  key.sub=value, ~key.sub",

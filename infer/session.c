@@ -6,6 +6,7 @@
 
 #include "core/file.h"
 #include "core/log.h"
+#include "data/hub.h"
 #include "infer/mirror.h"
 #include "kernels/kv_cache.h"
 #include "model/offload.h"
@@ -13,7 +14,7 @@
 
 #define ARENA_BYTES ((size_t)1 << 40) // reserved addresses, not memory
 
-enum { CONFIG_LIMIT = 1 << 20 }; // bytes of adapter_config.json, and of the config.json beside it
+enum { ADAPTER_CONFIG_LIMIT = 1 << 20 }; // bytes of adapter_config.json
 
 /* ---- which directories ---- */
 
@@ -24,42 +25,40 @@ typedef struct places {
     int n;
 } places;
 
+static bool has(const char *dir, const char *name)
+{
+    char *path = q3_path_join(dir, name);
+    bool there = path && q3_file_exists(path);
+    q3_free(path);
+    return there;
+}
+
 static q3_status base_of(const char **out, q3_arena *mem, const char *dir, const char *config)
 {
     q3_json doc;
-    const char *base;
-    Q3_TRY(q3_status_as(q3_json_open(&doc, config, CONFIG_LIMIT), Q3_ERR_MODEL));
+    const char *base, *revision = NULL;
+    Q3_TRY(q3_status_as(q3_json_open(&doc, config, ADAPTER_CONFIG_LIMIT), Q3_ERR_MODEL));
     q3_status st = q3_json_string(&base, &doc, doc.root, "base_model_name_or_path", "");
+    st = st ? st : q3_json_string(&revision, &doc, doc.root, "revision", NULL);
     *out = st == Q3_OK ? q3_arena_strdup(mem, base) : NULL;
+    const q3_hub_options options = { .revision =
+                                         revision && *revision ? q3_arena_strdup(mem, revision) : NULL };
     q3_json_close(&doc);
     if (st != Q3_OK || !*out)
         return st ? q3_status_as(st, Q3_ERR_MODEL) : Q3_ERR_MEMORY;
-    char *network = q3_path_join(*out, "config.json");
-    bool there = network && q3_file_exists(network);
-    q3_free(network);
-    return there
+    const char *name = *out;
+    Q3_TRY(q3_wrap(q3_hub_place(out, mem, name, &options), "the base of %s", dir));
+    return has(*out, "config.json")
                ? Q3_OK
                : q3_fail(
                      Q3_ERR_MODEL,
                      "%s is an adapter for \"%s\", which is no model's directory here; give the model's with "
                      "--model and the adapter's with --adapter",
-                     dir, *out);
+                     dir, name);
 }
 
-/* A run's directory has an adapter, and in config.json its settings: no "model_type" as a network's has. */
-static bool is_network(const char *config)
-{
-    q3_json doc;
-    if (!q3_file_exists(config))
-        return false;
-    if (q3_json_open(&doc, config, CONFIG_LIMIT) != Q3_OK)
-        return true; // the loader tells what is wrong with it
-    bool is = cJSON_HasObjectItem(doc.root, "model_type");
-    q3_json_close(&doc);
-    return is;
-}
-
-/* The last part of a path, whatever slashes it ends with; that of "." is the directory's. */
+/* The last part of a path, whatever slashes it ends with; of "." the directory's, of a name of the hub without the
+ * revision. */
 static const char *name_of(q3_arena *mem, const char *path)
 {
     char real[PATH_MAX];
@@ -67,26 +66,31 @@ static const char *name_of(q3_arena *mem, const char *path)
     size_t n = copy ? strlen(copy) : 0;
     while (n > 1 && copy[n - 1] == '/')
         copy[--n] = 0;
+    q3_hub_repo repo;
+    if (copy && !q3_dir_exists(copy) && q3_hub_parse(&repo, copy, Q3_HUB_MODEL))
+        copy[strlen(repo.id)] = 0;
     return copy ? q3_path_base(copy) : NULL;
 }
 
 static q3_status find_places(places *out, q3_session *s, const q3_session_options *o)
 {
-    *out = (places){ .model = o->model, .adapters = Q3_NEW(&s->run, q3_session_adapter, o->n_adapters + 1) };
-    char *network = q3_path_join(o->model, "config.json");
-    char *config = q3_path_join(o->model, "adapter_config.json");
-    bool lora = network && config && q3_file_exists(config) && !is_network(network);
-    q3_status st = network && config && out->adapters && s->name ? Q3_OK : Q3_ERR_MEMORY;
+    *out = (places){ .adapters = Q3_NEW(&s->run, q3_session_adapter, o->n_adapters + 1) };
+    Q3_TRY(q3_hub_place(&out->model, &s->run, o->model, NULL));
+    const char *given = out->model;
+    char *config = q3_path_join(given, "adapter_config.json");
+    bool lora = has(given, "adapter_config.json") && !has(given, "model.safetensors") &&
+                !has(given, "model.safetensors.index.json"); // a run has a config.json, of another kind
+    q3_status st = config && out->adapters && s->name ? Q3_OK : Q3_ERR_MEMORY;
     if (st == Q3_OK && lora) {
         st = base_of(&out->model, &s->run, o->model, config);
-        out->adapters[out->n++] = (q3_session_adapter){ .name = s->name, .dir = o->model };
+        out->adapters[out->n++] = (q3_session_adapter){ .name = s->name, .dir = given };
     }
-    q3_free(network);
     q3_free(config);
     for (int i = 0; st == Q3_OK && i < o->n_adapters; i++) {
         const char *name = q3_arena_strdup(&s->run, o->adapters[i].name); // outlives the options
-        out->adapters[out->n++] = (q3_session_adapter){ name, o->adapters[i].dir };
-        st = name ? Q3_OK : Q3_ERR_MEMORY;
+        q3_session_adapter *a = &out->adapters[out->n++];
+        a->name = name;
+        st = name ? q3_hub_place(&a->dir, &s->run, o->adapters[i].dir, NULL) : Q3_ERR_MEMORY;
     }
     return st;
 }
