@@ -187,6 +187,18 @@ static void show_index(q3_exchange *x)
                  "\"predictions_cancel_url\":\"/predictions/{prediction_id}/cancel\"}");
 }
 
+static void show_docs(q3_exchange *x)
+{
+    x->type = "text/plain; charset=utf-8";
+    put(&x->out, "POST /predictions                 {\"input\": {...}}; the inputs are in /openapi.json\n"
+                 "PUT  /predictions/ID              the same once, however often it is sent\n"
+                 "POST /predictions/ID/cancel\n"
+                 "GET  /health-check, /openapi.json\n"
+                 "POST /shutdown\n\n"
+                 "Prefer: respond-async answers at once, and progress goes to \"webhook\" of the body.\n"
+                 "Accept: text/event-stream answers with events.\n");
+}
+
 static void shut_down(q3_exchange *x)
 {
     const q3_cog_options *o = &cog_of(x)->options;
@@ -223,10 +235,11 @@ static const q3_route routes[] = {
     { "GET", "/health-check", show_health, true },
     { "GET", "/openapi.json", show_schema, true },
     { "GET", "/", show_index, true }, // from here on alone
+    { "GET", "/docs", show_docs, true },
     { "POST", "/shutdown", shut_down, false },
 };
 
-enum { N_ROUTES = sizeof routes / sizeof *routes, N_ALONE = 2 };
+enum { N_ROUTES = sizeof routes / sizeof *routes, N_ALONE = 3 };
 
 const q3_face q3_cog_face = { .routes = routes, .n_routes = N_ROUTES, .fail = fail };
 const q3_face q3_cog_face_beside = { .routes = routes, .n_routes = N_ROUTES - N_ALONE, .fail = fail };

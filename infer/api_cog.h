@@ -28,7 +28,7 @@ q3_status q3_cog_create(q3_cog **out, q3_app *app, const q3_cog_options *options
 /* Waits for predictions that run, which must be ending. NULL is fine. */
 void q3_cog_destroy(q3_cog *c);
 
-extern const q3_face q3_cog_face;        /* all of it, with / and /shutdown */
-extern const q3_face q3_cog_face_beside; /* without those two: beside another face */
+extern const q3_face q3_cog_face;        /* all of it, with /, /docs and /shutdown */
+extern const q3_face q3_cog_face_beside; /* without those: beside another face */
 
 #endif

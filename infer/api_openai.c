@@ -32,6 +32,17 @@ static void handle_models(q3_exchange *x)
     q3_text_printf(&x->out, "]}");
 }
 
+static void handle_model(q3_exchange *x)
+{
+    int adapter;
+    if (!q3_openai_ready(x))
+        return;
+    if (q3_app_find_model(&adapter, x->app, x->param))
+        put_model(&x->out, x->param, app_of(x)->started_at);
+    else
+        q3_openai_fail_no_model(x, x->param);
+}
+
 static void handle_health(q3_exchange *x)
 {
     q3_service_stats stats;
@@ -144,6 +155,7 @@ static const q3_route routes[] = {
     { "POST", "/v1/completions", q3_openai_handle_completions, false },
     { "POST", "/v1/rerank", q3_openai_handle_rerank, false },
     { "GET", "/v1/models", handle_models, false },
+    { "GET", "/v1/models/{id}", handle_model, false },
     { "POST", "/tokenize", handle_tokenize, false },
     { "POST", "/detokenize", handle_detokenize, false },
     { "POST", "/apply-template", handle_template, false },

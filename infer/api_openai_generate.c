@@ -69,10 +69,7 @@ static q3_openai_work *begin(q3_exchange *x, bool chat, int *adapter)
         return NULL;
     }
     if (!q3_app_find_model(adapter, x->app, a->request.model)) {
-        char sentence[128];
-        snprintf(sentence, sizeof sentence, "there is no model \"%.60s\"; GET /v1/models lists them",
-                 a->request.model);
-        q3_openai_fail(x, 404, "model", "model_not_found", sentence);
+        q3_openai_fail_no_model(x, a->request.model);
         return NULL;
     }
     q3_openai_fill_head(&a->head, x, &a->request, chat, *adapter);

@@ -133,8 +133,7 @@ void q3_openai_handle_rerank(q3_exchange *x)
         return;
     q3_status st = parse_ranking(r, app, &param);
     if (st == Q3_OK && !q3_app_find_model(&adapter, app, r->base.request.model)) {
-        q3_openai_fail(x, 404, "model", "model_not_found",
-                       "there is no such model; GET /v1/models lists them");
+        q3_openai_fail_no_model(x, r->base.request.model);
         return;
     }
     st = st ? st : make_pairs(r, app, adapter);

@@ -31,6 +31,13 @@ void q3_openai_fail_status(q3_exchange *x, q3_status st, const char *param)
                    sentence);
 }
 
+void q3_openai_fail_no_model(q3_exchange *x, const char *model)
+{
+    char sentence[128];
+    snprintf(sentence, sizeof sentence, "there is no model \"%.60s\"; GET /v1/models lists them", model);
+    q3_openai_fail(x, 404, "model", "model_not_found", sentence);
+}
+
 bool q3_openai_ready(q3_exchange *x)
 {
     if (atomic_load(&app_of(x)->ready))

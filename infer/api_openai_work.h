@@ -32,6 +32,7 @@ typedef struct q3_openai_work {
 void q3_openai_fail(q3_exchange *x, int status, const char *param, const char *code, const char *sentence);
 void q3_openai_fail_plain(q3_exchange *x, int status, const char *sentence);
 void q3_openai_fail_status(q3_exchange *x, q3_status st, const char *param);
+void q3_openai_fail_no_model(q3_exchange *x, const char *model);
 
 /* Whether the model is there; the body as a JSON object. false: the exchange has its answer. */
 bool q3_openai_ready(q3_exchange *x);

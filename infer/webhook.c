@@ -30,9 +30,10 @@ static size_t drop_bytes(char *data, size_t size, size_t n, void *arg)
 
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *a)
 {
-    const q3_webhook *hook = arg;
+    q3_webhook *hook = arg;
     (void)purpose;
-    if (hook->judge && !hook->judge(&a->addr))
+    hook->refused = hook->judge && !hook->judge(&a->addr);
+    if (hook->refused)
         return CURL_SOCKET_BAD;
     return socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
 }
@@ -105,6 +106,10 @@ static void post(CURL *c, const q3_webhook *hook, int attempts)
         curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
         if (code == CURLE_OK && status < 400)
             return;
+        if (hook->refused) {
+            q3_warn("webhook %.200s: its address is not of the public internet (--webhooks)", hook->url);
+            return;
+        }
         if (i + 1 < attempts && worth_another(code, status) && !is_stopped(hook)) {
             rest(hook, i);
             continue;

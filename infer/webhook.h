@@ -28,6 +28,7 @@ typedef struct q3_webhook {
     double interval;                      /* seconds between two of output and logs; 0: 0.5 */
     const atomic_bool *stop;              /* set: no further attempts; NULL: never */
     double last;                          /* when output or logs were last sent; starts as 0 */
+    bool refused;                         /* the judge has said no: nothing is tried again */
 } q3_webhook;
 
 /* Whether an event would be sent now; saves making its body. */

@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "infer/webhook.h"
 #include "tests/support/http.h"
 #include "tests/support/serve.h"
 
@@ -326,6 +327,29 @@ static void a_webhook_hears_what_it_asked_for(void **state)
         call("POST", "/predictions", NULL, "{\"input\":{\"prompt\":\"x\"},\"webhook\":\"file:///x\"}"), 422);
 }
 
+static void webhooks_keep_to_their_rules(void **state)
+{
+    (void)state;
+    char url[64];
+    snprintf(url, sizeof url, "http://127.0.0.1:%d/", q3_listener_port(hooks.listener));
+    q3_webhook hook = { .url = url, .events = Q3_WEBHOOK_ALL, .interval = 3600 };
+    forget_hooks(0);
+    q3_webhook_send(&hook, Q3_WEBHOOK_OUTPUT, "{\"n\":1}", 7);
+    q3_webhook_send(&hook, Q3_WEBHOOK_OUTPUT, "{\"n\":2}", 7); // too soon
+    q3_webhook_send(&hook, Q3_WEBHOOK_START, "{\"n\":3}", 7);
+    wait_for_hooks("{\"n\":3}", 1);
+    assert_int_equal(times_heard("{\"n\":2}"), 0);
+    hook.judge = q3_address_public; // not this one, then
+    q3_webhook_send(&hook, Q3_WEBHOOK_COMPLETED, "{\"n\":4}", 7);
+    assert_true(hook.refused);
+    hook.judge = NULL;
+    hook.events = Q3_WEBHOOK_COMPLETED;
+    q3_webhook_send(&hook, Q3_WEBHOOK_START, "{\"n\":5}", 7);
+    q3_webhook_send(&hook, Q3_WEBHOOK_COMPLETED, "{\"n\":6}", 7);
+    wait_for_hooks("{\"n\":6}", 1);
+    assert_int_equal(times_heard("{\"n\":4}") + times_heard("{\"n\":5}"), 0);
+}
+
 /* ---- routes besides ---- */
 
 static void trainings_and_other_types_are_refused(void **state)
@@ -491,6 +515,7 @@ int main(void)
         cmocka_unit_test(a_dropped_connection_cancels_its_prediction),
         cmocka_unit_test(progress_is_told_to_a_webhook),
         cmocka_unit_test(a_webhook_hears_what_it_asked_for),
+        cmocka_unit_test(webhooks_keep_to_their_rules),
         cmocka_unit_test(trainings_and_other_types_are_refused),
         cmocka_unit_test(the_schema_lists_the_inputs_in_order),
     };

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/file.h"
@@ -213,6 +214,9 @@ static void the_model_names_the_adapter(void **state)
     assert_string_equal(q3_reply_string(&r, "data.0.id"), "model");
     assert_string_equal(q3_reply_string(&r, "data.1.id"), "tuned");
     q3_reply_free(&r);
+    q3_reply_expect(q3_http(bed.port, "GET", "/v1/models/tuned", NULL, NULL), 200, "id", "tuned");
+    q3_reply_expect(q3_http(bed.port, "GET", "/v1/models/other", NULL, NULL), 404, "error.message",
+                    "there is no model \"other\"; GET /v1/models lists them");
     r = post(CHAT, "{\"model\":\"other\"," HELLO "}");
     assert_string_equal(q3_reply_string(&r, "error.code"), "model_not_found");
     q3_reply_expect(r, 404, "error.message", "there is no model \"other\"; GET /v1/models lists them");
@@ -528,6 +532,67 @@ static int close_bed(void **state)
     return 0;
 }
 
+/* ---- a service that is full, and one that stops ---- */
+
+static q3_serve_bed held; // it does not compute before it is told to
+
+static int open_held(void **state)
+{
+    (void)state;
+    q3_serve_open_model(&held);
+    q3_serve_listen(&held, &(q3_service_options){ .max_running = 1, .max_waiting = 1 },
+                    &(q3_cog_options){ 0 });
+    return 0;
+}
+
+static int close_held(void **state)
+{
+    (void)state;
+    q3_serve_hang_up(&held);
+    q3_serve_close_model(&held);
+    return 0;
+}
+
+static void *ask_the_held(void *arg)
+{
+    *(q3_reply *)arg = q3_http(held.port, "POST", CHAT, NULL, "{" HELLO ",\"max_tokens\":3}");
+    return NULL;
+}
+
+static void wait_for_orders(int n)
+{
+    static const struct timespec moment = { .tv_nsec = 5000000 };
+    q3_service_stats stats = { 0 };
+    for (int i = 0; i < 2000 && stats.open < n; i++, nanosleep(&moment, NULL))
+        q3_service_stats_of(&stats, held.service);
+    assert_int_equal(stats.open, n);
+}
+
+static void requests_beyond_the_room_may_come_again_later(void **state)
+{
+    (void)state;
+    q3_reply replies[2];
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, ask_the_held, &replies[i]), 0);
+    wait_for_orders(2);
+    q3_reply r = q3_http(held.port, "POST", CHAT, NULL, "{" HELLO "}");
+    assert_string_equal(q3_reply_header(&r, "Retry-After"), "1");
+    assert_string_equal(q3_reply_string(&r, "error.type"), "rate_limit_error");
+    q3_reply_expect(r, 429, "error.message", "too many requests are waiting; try again later");
+    q3_service_drain(held.service, 30);
+    q3_reply_expect(q3_http(held.port, "POST", CHAT, NULL, "{" HELLO "}"), 503, "error.message",
+                    "the server is stopping and takes no more requests");
+    q3_reply_expect(q3_http(held.port, "GET", "/health", NULL, NULL), 503, "error.message",
+                    "the server is stopping");
+    q3_serve_run(&held);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(replies[i].status, 200);
+        q3_reply_free(&replies[i]);
+    }
+}
+
 /* ---- reranking, with a model that can ---- */
 
 static q3_serve_bed reranker;
@@ -611,6 +676,8 @@ int main(void)
         cmocka_unit_test(documents_are_ranked),
         cmocka_unit_test(documents_are_no_files_of_the_server),
     };
+    const struct CMUnitTest full[] = { cmocka_unit_test(requests_beyond_the_room_may_come_again_later) };
     return cmocka_run_group_tests(tests, open_bed, close_bed) +
+           cmocka_run_group_tests(full, open_held, close_held) +
            cmocka_run_group_tests(ranking, open_reranker, close_reranker);
 }
