@@ -1,6 +1,5 @@
 /* chat: a conversation with a model, pictures included. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/ioctl.h>

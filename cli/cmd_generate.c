@@ -1,7 +1,6 @@
 /* generate: answers to one prompt, to many at once, or to one after the other as they are typed. */
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <unistd.h>
@@ -9,7 +8,6 @@
 #include "cli/answering.h"
 #include "cli/line_input.h"
 #include "cli/prompt_lines.h"
-#include "core/file.h"
 #include "core/log.h"
 
 /* The question that the reference system for exported graphs asks when it is given none. */

@@ -26,11 +26,11 @@ static const q3_option options[] = {
       .kind = Q3_OPTION_VALUE,
       .value = "all|openai|cog",
       .initial = "all",
-      .help = "what to speak; cog: exactly Cog's contract" },
+      .help = "cog: Cog's contract alone" },
     { .name = "host",
       .kind = Q3_OPTION_VALUE,
       .value = "ADDRESS",
-      .help = "where to listen (default: 127.0.0.1; cog: 0.0.0.0)" },
+      .help = "default: 127.0.0.1; cog: 0.0.0.0" },
     { .name = "port",
       .kind = Q3_OPTION_VALUE,
       .value = "N",
@@ -44,10 +44,8 @@ static const q3_option options[] = {
     { .name = "cors",
       .kind = Q3_OPTION_VALUE,
       .value = "ORIGIN",
-      .help = "pages of this origin may ask; *: all (default: none)" },
-    { .name = "allow-remote-images",
-      .kind = Q3_OPTION_FLAG,
-      .help = "fetch pictures by URL from public addresses (cog: always)" },
+      .help = "pages of this origin may ask; *: all" },
+    { .name = "allow-remote-images", .kind = Q3_OPTION_FLAG, .help = "fetch pictures by URL (cog: always)" },
     { .name = "media-path",
       .kind = Q3_OPTION_VALUE,
       .value = "DIR",
@@ -56,12 +54,12 @@ static const q3_option options[] = {
       .kind = Q3_OPTION_VALUE,
       .value = "N",
       .initial = "16",
-      .help = "requests that are computed at a time" },
+      .help = "computed at a time" },
     { .name = "max-waiting",
       .kind = Q3_OPTION_VALUE,
       .value = "N",
       .initial = "64",
-      .help = "requests that wait; more are refused with 429" },
+      .help = "more get status 429" },
     { .name = "max-new-tokens-limit",
       .kind = Q3_OPTION_VALUE,
       .value = "N",
@@ -69,7 +67,7 @@ static const q3_option options[] = {
     { .name = "max-seconds",
       .kind = Q3_OPTION_VALUE,
       .value = "N",
-      .help = "an answer ends after them as at its longest; 0: never" },
+      .help = "an answer ends after them; 0: never" },
     { .name = "max-body",
       .kind = Q3_OPTION_VALUE,
       .value = "MIB",
@@ -94,7 +92,7 @@ static const q3_option options[] = {
       .kind = Q3_OPTION_VALUE,
       .value = "N",
       .initial = "30",
-      .help = "for answers to end after SIGTERM or SIGINT" },
+      .help = "for answers to end, after SIGTERM" },
     { .name = "cog-task",
       .kind = Q3_OPTION_VALUE,
       .value = "generate|rerank",
@@ -103,7 +101,7 @@ static const q3_option options[] = {
     { .name = "cog-concurrency",
       .kind = Q3_OPTION_VALUE,
       .value = "N",
-      .help = "predictions at a time (default: $COG_MAX_CONCURRENCY or 1)" },
+      .help = "predictions at a time (default: 1)" },
     { .name = "webhooks",
       .kind = Q3_OPTION_VALUE,
       .value = "any|public|off",
@@ -133,7 +131,8 @@ typedef struct serving {
 
 /* ---- options ---- */
 
-/* What generate understands of the options for answers, and a server does not: requests say these themselves. */
+/* What generate understands of the options for answers, and a server does not: requests say these
+ * themselves. */
 static q3_status refuse_others(const q3_options *o)
 {
     static const char *const others[] = { "regex", "json-schema", "logprobs", "num-beams", "system" };
@@ -242,8 +241,9 @@ static q3_status read_limits(serving *s)
 
 /* ---- signals ---- */
 
-/* After a signal the server takes no more connections and the service no more orders; the second one ends at once what
- * runs. SIGUSR1 ends this thread. While the model is being loaded there is nothing to end in order. */
+/* After a signal the server takes no more connections and the service no more orders; the second one ends
+ * at once what runs. SIGUSR1 ends this thread. While the model is being loaded there is nothing to end in
+ * order. */
 static void *listen_to_signals(void *arg)
 {
     serving *s = arg;

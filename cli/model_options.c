@@ -1,11 +1,9 @@
 #include "cli/model_options.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
-#include "core/file.h"
 #include "core/log.h"
 
 static const q3_option model_options[] = {

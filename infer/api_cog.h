@@ -1,8 +1,9 @@
-/* infer/api_cog.h - Cog's HTTP contract (cog docs/http.md, v0.22): predictions, synchronous, as a stream, or in the
- * background with webhooks.
+/* infer/api_cog.h - Cog's HTTP contract (cog docs/http.md, v0.22): predictions, synchronous, as a stream,
+ * or in the background with webhooks.
  *
- * Each prediction has a thread of its own that takes what the model says, keeps it for those who listen, and tells the
- * webhook; requests only wait for the prediction. So a client may ask again for one that runs (PUT), or listen to it late.
+ * Each prediction has a thread of its own that takes what the model says, keeps it for those who listen,
+ * and tells the webhook; requests only wait for the prediction. So a client may ask again for one that
+ * runs (PUT), or listen to it late.
  */
 #ifndef Q3_INFER_API_COG_H
 #define Q3_INFER_API_COG_H

@@ -284,7 +284,8 @@ static bool is_space(char c)
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
-/* Adds to the output, without white space in front; white space at the end is told only when something follows. */
+/* Adds to the output, without white space in front; white space at the end is told only when something
+ * follows. */
 static void take_text(q3_prediction *p, const q3_text *text)
 {
     size_t skip = 0;

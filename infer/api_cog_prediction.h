@@ -1,8 +1,10 @@
-/* infer/api_cog_prediction.h - a prediction of Cog's face while it runs: its thread, those who listen, its webhook.
+/* infer/api_cog_prediction.h - a prediction of Cog's face while it runs: its thread, those who listen, its
+ * webhook.
  *
- * A prediction is entered among the running ones, whose number is limited, and started. Its thread takes what the model
- * says off the order, keeps it as text and as a history of events, and frees its slot before anybody hears of its end.
- * Owners (the thread, requests that wait) are counted; the last one frees it.
+ * A prediction is entered among the running ones, whose number is limited, and started. Its thread takes
+ * what the model says off the order, keeps it as text and as a history of events, and frees its slot
+ * before anybody hears of its end. Owners (the thread, requests that wait) are counted; the last one frees
+ * it.
  */
 #ifndef Q3_INFER_API_COG_PREDICTION_H
 #define Q3_INFER_API_COG_PREDICTION_H
@@ -13,7 +15,8 @@
 #include "infer/api_cog.h"
 #include "infer/webhook.h"
 
-/* Events kept, listeners to one prediction: as cog's server has them (docs/http.md, docs/environment.md, v0.22). */
+/* Events kept, listeners to one prediction: as cog's server has them (docs/http.md, docs/environment.md,
+ * v0.22). */
 enum { Q3_COG_HISTORY = 1024, Q3_COG_LISTENERS = 32 };
 
 enum { Q3_COG_TIME_BYTES = 40, Q3_COG_ID_BYTES = 128 };
@@ -90,11 +93,12 @@ q3_admission q3_prediction_submit(q3_prediction *p);
 bool q3_prediction_start(q3_prediction *p);
 void q3_prediction_cancel(q3_prediction *p);
 
-/* Lets the exchange wait for its result or its events and takes over one ownership. `owner`: it is cancelled when the
- * exchange ends before it. */
+/* Lets the exchange wait for its result or its events and takes over one ownership. `owner`: it is
+ * cancelled when the exchange ends before it. */
 void q3_prediction_listen(q3_exchange *x, q3_prediction *p, bool streaming, bool owner);
 
-/* Appends it as JSON, with its lock held: what a synchronous request gets, or with `whole` what webhooks get. */
+/* Appends it as JSON, with its lock held: what a synchronous request gets, or with `whole` what webhooks
+ * get. */
 void q3_prediction_write(q3_text *out, const q3_prediction *p, bool whole);
 
 /* A string that may have been cut within a character; the time as ISO 8601. */

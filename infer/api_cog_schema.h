@@ -1,5 +1,5 @@
-/* infer/api_cog_schema.h - the inputs of Cog predictions: one table each for generating and reranking, from which the
- * OpenAPI document, the checks and the defaults come.
+/* infer/api_cog_schema.h - the inputs of Cog predictions: one table each for generating and reranking,
+ * from which the OpenAPI document, the checks and the defaults come.
  */
 #ifndef Q3_INFER_API_COG_SCHEMA_H
 #define Q3_INFER_API_COG_SCHEMA_H
@@ -32,8 +32,8 @@ const q3_cog_input *q3_cog_inputs(int *n, q3_cog_task task);
 /* The OpenAPI 3.0.2 document. */
 void q3_cog_schema_write(q3_text *out, q3_cog_task task);
 
-/* Checks `input` (NULL or null: {}). true: it fits. Otherwise `out` is {"detail": [...]} with everything that does not.
- * Unknown names are left alone. */
+/* Checks `input` (NULL or null: {}). true: it fits. Otherwise `out` is {"detail": [...]} with everything
+ * that does not. Unknown names are left alone. */
 bool q3_cog_check(q3_text *out, const cJSON *input, q3_cog_task task);
 
 /* Values of checked input, or the table's defaults. */

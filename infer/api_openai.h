@@ -1,4 +1,5 @@
-/* infer/api_openai.h - the routes of an OpenAI-like API, those of llama-server that are useful beside them, and the page.
+/* infer/api_openai.h - the routes of an OpenAI-like API, those of llama-server that are useful beside
+ * them, and the page.
  *
  *   POST /v1/chat/completions, /v1/completions, /v1/rerank, /v1/score    GET /v1/models, /health, /metrics
  *   POST /tokenize, /detokenize, /apply-template              GET /

@@ -1,6 +1,7 @@
 #include "infer/api_openai.h"
 
-/* https://prometheus.io/docs/instrumenting/exposition_formats/; names as llama-server's and vLLM's, with our prefix. */
+/* https://prometheus.io/docs/instrumenting/exposition_formats/; names as llama-server's and vLLM's, with
+ * our prefix. */
 #define PREFIX "qwen3_sft:"
 
 static void put_value(q3_text *out, const char *name, const char *type, const char *help, double value)

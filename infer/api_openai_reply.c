@@ -63,7 +63,8 @@ const char *q3_openai_finish(q3_finish finish)
 
 /* ---- probabilities ---- */
 
-/* A token as a string; where its bytes are a part of a character only, as OpenAI writes those: bytes:\xe4\xb8. */
+/* A token as a string; where its bytes are a part of a character only, as OpenAI writes those:
+ * bytes:\xe4\xb8. */
 static void put_token(q3_text *out, const q3_openai_head *head, int32_t id)
 {
     size_t n, bad;

@@ -30,11 +30,13 @@ void q3_openai_count(q3_openai_usage *u, const q3_event *end, bool again);
 /* "stop" or "length". */
 const char *q3_openai_finish(q3_finish finish);
 
-/* The whole reply. `events` is the list of all that came; n choices, whose texts begin with `echoes` ([n], NULL: none). */
+/* The whole reply. `events` is the list of all that came; n choices, whose texts begin with `echoes` ([n],
+ * NULL: none). */
 void q3_openai_write(q3_text *out, const q3_openai_head *head, const q3_event *events, int n,
                      const q3_text *echoes, const q3_openai_usage *usage);
 
-/* Chunks, each as an event of a stream: "data: {...}" and an empty line. `offset`: bytes of the choice's text so far. */
+/* Chunks, each as an event of a stream: "data: {...}" and an empty line. `offset`: bytes of the choice's
+ * text so far. */
 void q3_openai_write_role(q3_text *out, const q3_openai_head *head, int index);
 void q3_openai_write_piece(q3_text *out, const q3_openai_head *head, const q3_event *e, int64_t offset);
 void q3_openai_write_finish(q3_text *out, const q3_openai_head *head, const q3_event *e,

@@ -297,8 +297,8 @@ q3_status q3_openai_stops(const char *const **out, int *n, q3_arena *mem, const 
 
 /* ---- conversations ---- */
 
-/* Where a picture's URL stands in an item: {"type": "image_url", "image_url": {"url": ...}}, or with a string in place of
- * the object, or under "image". NULL when the item is none. */
+/* Where a picture's URL stands in an item: {"type": "image_url", "image_url": {"url": ...}}, or with a
+ * string in place of the object, or under "image". NULL when the item is none. */
 static const cJSON *url_of(const cJSON *item)
 {
     const cJSON *holder = cJSON_GetObjectItemCaseSensitive(item, "image_url");

@@ -1,7 +1,8 @@
 /* infer/api_openai_request.h - what a request to an OpenAI-like API asks for.
  *
- * Nothing is quietly left out: a parameter that would change the answer and that this server does not have is refused by
- * name, unless its value means that it is not used. What changes no answer (user, metadata, store ...) is passed over.
+ * Nothing is quietly left out: a parameter that would change the answer and that this server does not have
+ * is refused by name, unless its value means that it is not used. What changes no answer (user, metadata,
+ * store ...) is passed over.
  */
 #ifndef Q3_INFER_API_OPENAI_REQUEST_H
 #define Q3_INFER_API_OPENAI_REQUEST_H
@@ -26,17 +27,18 @@ typedef struct q3_openai_request {
     int thinking; /* chat_template_kwargs.enable_thinking: 0, 1; -1: not said */
 } q3_openai_request;
 
-/* Reads a request; *param is the parameter that an error is about, or NULL. What is pointed to lies in the document.
- * Errors: Q3_ERR_USAGE. */
+/* Reads a request; *param is the parameter that an error is about, or NULL. What is pointed to lies in the
+ * document. Errors: Q3_ERR_USAGE. */
 q3_status q3_openai_parse(q3_openai_request *out, const char **param, const cJSON *root, bool chat,
                           const q3_app *app);
 
-/* The stop strings, copied into `mem`, and behind them those of all requests. Errors: Q3_ERR_USAGE, Q3_ERR_MEMORY. */
+/* The stop strings, copied into `mem`, and behind them those of all requests. Errors: Q3_ERR_USAGE,
+ * Q3_ERR_MEMORY. */
 q3_status q3_openai_stops(const char *const **out, int *n, q3_arena *mem, const cJSON *stop,
                           const q3_app *app);
 
-/* The conversation of `messages`, its pictures loaded; both are freed by the caller, also after an error. Errors:
- * Q3_ERR_DATA with the place of the message, and those of q3_picture_load. */
+/* The conversation of `messages`, its pictures loaded; both are freed by the caller, also after an error.
+ * Errors: Q3_ERR_DATA with the place of the message, and those of q3_picture_load. */
 q3_status q3_openai_chat(q3_chat *chat, q3_pictures *pictures, const cJSON *messages,
                          const q3_picture_policy *policy);
 

@@ -1,8 +1,8 @@
-/* infer/api_openai_work.h - a request to the OpenAI-like API on its way: from its body to an order, from the order's events to
- * a reply.
+/* infer/api_openai_work.h - a request to the OpenAI-like API on its way: from its body to an order, from
+ * the order's events to a reply.
  *
- * Handlers fill a q3_openai_work, make its order and its tasks, and submit it; the polls write the reply, whole or as a
- * stream. Whatever goes wrong on the way becomes the exchange's answer.
+ * Handlers fill a q3_openai_work, make its order and its tasks, and submit it; the polls write the reply,
+ * whole or as a stream. Whatever goes wrong on the way becomes the exchange's answer.
  */
 #ifndef Q3_INFER_API_OPENAI_WORK_H
 #define Q3_INFER_API_OPENAI_WORK_H
@@ -27,8 +27,8 @@ typedef struct q3_openai_work {
     q3_event *events, *last; /* all that came, when it is sent at the end */
 } q3_openai_work;
 
-/* The answer is an error; param and code may be NULL. _plain is the face's. _status tells the sentence of a function that
- * failed; prompts that are too long have a code of their own. */
+/* The answer is an error; param and code may be NULL. _plain is the face's. _status tells the sentence of
+ * a function that failed; prompts that are too long have a code of their own. */
 void q3_openai_fail(q3_exchange *x, int status, const char *param, const char *code, const char *sentence);
 void q3_openai_fail_plain(q3_exchange *x, int status, const char *sentence);
 void q3_openai_fail_status(q3_exchange *x, q3_status st, const char *param);
@@ -50,7 +50,8 @@ q3_status q3_openai_make_order(q3_openai_work *a, int n_prompts);
 void q3_openai_fill_head(q3_openai_head *head, const q3_exchange *x, const q3_openai_request *r, bool chat,
                          int adapter);
 
-/* Hands the order in; from then on the exchange, whose state begins with a q3_openai_work, waits for what comes of it. */
+/* Hands the order in; from then on the exchange, whose state begins with a q3_openai_work, waits for what
+ * comes of it. */
 void q3_openai_submit(q3_exchange *x, q3_order *order, int width, bool streaming,
                       q3_poll (*poll)(q3_exchange *));
 q3_poll q3_openai_poll_whole(q3_exchange *x);

@@ -2,8 +2,6 @@
 
 #include <string.h>
 
-#include "collate/chat_template.h"
-
 static void drop_pictures(q3_conversation *c, int n)
 {
     for (; c->n_pictures > n; c->n_pictures--) {

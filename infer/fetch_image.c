@@ -234,8 +234,8 @@ static bool lies_below(const char *path, const char *dir)
     return strncmp(path, dir, n) == 0 && (path[n] == '/' || (n && dir[n - 1] == '/'));
 }
 
-/* The real path of what `path` names below `dir`; anything else is refused with the same sentence, whether it is there or
- * not: what lies elsewhere is nobody's business. */
+/* The real path of what `path` names below `dir`; anything else is refused with the same sentence, whether
+ * it is there or not: what lies elsewhere is nobody's business. */
 static q3_status find_file(char real[PATH_MAX], const char *dir, const char *path, const char *name)
 {
     char base[PATH_MAX];

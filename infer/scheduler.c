@@ -259,17 +259,13 @@ static void admit(q3_scheduler *s)
         ;
 }
 
-/* One sequence has come to nothing, the pass's results are lost for all: the others compute theirs again. */
+/* One sequence has come to nothing, and the pass with it: the others do theirs again. */
 static void fail_one(q3_scheduler *s, int flawed, q3_status st)
 {
     q3_job_end(s, s->fed[flawed], Q3_FINISH_FAILED, st);
-    for (int i = 0; i < s->n_fed; i++) {
-        if (i == flawed)
-            continue;
-        q3_job_drop_guesses(s->fed[i]);
-        if (!q3_job_pending(s->fed[i]))
-            q3_sequence_evict(s->fed[i]->sequence);
-    }
+    for (int i = 0; i < s->n_fed; i++)
+        if (i != flawed)
+            q3_job_drop_guesses(s->fed[i]);
 }
 
 static q3_status fail_all(q3_scheduler *s, q3_status st)

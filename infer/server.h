@@ -1,12 +1,13 @@
 /* infer/server.h - HTTP: connections, limits and keys; what is answered comes from tables of routes.
  *
- * libmicrohttpd's thread moves bytes. A request that is whole goes to one of a few workers, where its route's handler may
- * take its time (decode pictures, make prompts); meanwhile its connection is suspended. A handler either writes the answer or
- * leaves a function that is asked for it piece by piece, and that may put the connection to sleep until something wakes it.
+ * libmicrohttpd's thread moves bytes. A request that is whole goes to one of a few workers, where its
+ * route's handler may take its time (decode pictures, make prompts); meanwhile its connection is
+ * suspended. A handler either writes the answer or leaves a function that is asked for it piece by piece,
+ * and that may put the connection to sleep until something wakes it.
  *
- * Refused before a handler sees it: paths and methods that no table has (404, 405), a missing or wrong key (401), bodies
- * that are too large (413), clients that take too long to say what they want. A client that hangs up while its answer is
- * being made is noticed, and the handler's state told.
+ * Refused before a handler sees it: paths and methods that no table has (404, 405), a missing or wrong key
+ * (401), bodies that are too large (413), clients that take too long to say what they want. A client that
+ * hangs up while its answer is being made is noticed, and the handler's state told.
  */
 #ifndef Q3_INFER_SERVER_H
 #define Q3_INFER_SERVER_H
@@ -36,7 +37,8 @@ typedef struct q3_face {
     void (*fail)(q3_exchange *x, int status, const char *sentence); /* fills status, type and out */
 } q3_face;
 
-/* A request and its answer. Handlers run on a worker's thread, `poll` on the network's, never both at once. */
+/* A request and its answer. Handlers run on a worker's thread, `poll` on the network's, never both at
+ * once. */
 struct q3_exchange {
     void *app; /* the server's */
     const q3_face *face;
@@ -56,9 +58,7 @@ struct q3_exchange {
     /* An answer that comes later. `streaming`: sent as it comes, once the first piece is there. */
     q3_poll (*poll)(q3_exchange *x);
     bool streaming;
-    void (*gone)(
-        void *
-            state); /* the client has hung up; may come from any thread, before `release`; NULL: nothing to do */
+    void (*gone)(void *state); /* the client has hung up; from any thread, before `release`; NULL: so what */
     void (*release)(void *state); /* the exchange is over */
     void *state;
 
@@ -74,11 +74,13 @@ const char *q3_exchange_query(const q3_exchange *x, const char *name);
 /* The answer is an error, in the words of the face. */
 void q3_exchange_fail(q3_exchange *x, int status, const char *fmt, ...) Q3_PRINTF(3, 4);
 
-/* The same from the sentence that a function left: 400 for what the request brought, 503 for no memory, 500 otherwise. */
+/* The same from the sentence that a function left: 400 for what the request brought, 503 for no memory,
+ * 500 otherwise. */
 void q3_exchange_fail_status(q3_exchange *x, q3_status st);
 int q3_http_status(q3_status st);
 
-/* sleep and wake of a q3_waiter (infer/service.h) whose arg is the exchange; sleep only from within `poll`. */
+/* sleep and wake of a q3_waiter (infer/service.h) whose arg is the exchange; sleep only from within
+ * `poll`. */
 void q3_exchange_sleep(void *x);
 void q3_exchange_wake(void *x);
 
@@ -98,8 +100,8 @@ typedef struct q3_server_options {
     void *app; /* handed to handlers */
 } q3_server_options;
 
-/* Listens and answers from now on. The options are copied, what they point to is borrowed. Errors: Q3_ERR_USAGE (host),
- * Q3_ERR_NETWORK (the port is taken ...), Q3_ERR_MEMORY. */
+/* Listens and answers from now on. The options are copied, what they point to is borrowed. Errors:
+ * Q3_ERR_USAGE (host), Q3_ERR_NETWORK (the port is taken ...), Q3_ERR_MEMORY. */
 q3_status q3_server_start(q3_server **out, const q3_server_options *options);
 int q3_server_port(const q3_server *s);
 
@@ -109,7 +111,8 @@ void q3_server_quiesce(q3_server *s);
 /* Waits for the requests under way, at most `seconds`; false when some are left. */
 bool q3_server_wait(q3_server *s, double seconds);
 
-/* Ends all connections and frees. What suspended exchanges wait for must have come or been cancelled. NULL is fine. */
+/* Ends all connections and frees. What suspended exchanges wait for must have come or been cancelled. NULL
+ * is fine. */
 void q3_server_stop(q3_server *s);
 
 typedef struct q3_server_stats {

@@ -1,4 +1,5 @@
-/* infer/server_app.h - what the faces of the server share: the model and its service, defaults, limits, policies.
+/* infer/server_app.h - what the faces of the server share: the model and its service, defaults, limits,
+ * policies.
  *
  * The server may listen before the model has been loaded; faces then say so and refuse.
  */
@@ -36,12 +37,13 @@ typedef struct q3_app {
     int64_t started_at, loaded_at; /* seconds since 1970 */
 } q3_app;
 
-/* The adapter that a request's `model` means: NULL and "" the default one, the model's name the bare model, unless an
- * adapter has the same name, as it has when an adapter's directory was given as model. false: no such model. */
+/* The adapter that a request's `model` means: NULL and "" the default one, the model's name the bare
+ * model, unless an adapter has the same name, as it has when an adapter's directory was given as model.
+ * false: no such model. */
 bool q3_app_find_model(int *adapter, const q3_app *app, const char *model);
 
-/* Makes a reranking request from outside safe to parse: its pictures must be data: URLs, where the parser would read files.
- * A string of documents that holds a JSON list becomes that list. Q3_ERR_DATA. */
+/* Makes a reranking request from outside safe to parse: its pictures must be data: URLs, where the parser
+ * would read files. A string of documents that holds a JSON list becomes that list. Q3_ERR_DATA. */
 q3_status q3_app_guard_documents(cJSON *request);
 
 /* The seed of a request that brings none. */

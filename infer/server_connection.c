@@ -9,9 +9,10 @@
 enum {
     STREAM_BLOCK = 16 << 10, // bytes that libmicrohttpd asks for at a time
     ID_BYTES = 16,           // of an id that is made up
-    PATIENCE =
-        2, // what is too large is read and dropped up to this multiple of the limit: so the client hears why
 };
+
+/* What is too large is read and dropped up to this multiple of the limit, so that the client can hear why. */
+enum { PATIENCE = 2 };
 
 /* ---- answers ---- */
 
@@ -261,7 +262,10 @@ static enum MHD_Result begin(q3_server *s, struct MHD_Connection *mhd, const cha
                           .connection = c };
     link_connection(s, c);
     choose_id(c);
-    judge_head(c);
+    if (c->method && c->path)
+        judge_head(c);
+    else
+        refuse(c, MHD_HTTP_SERVICE_UNAVAILABLE, NULL);
     return MHD_YES;
 }
 

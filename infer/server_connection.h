@@ -1,7 +1,9 @@
-/* infer/server_connection.h - what the files of the server share: a connection's request and the server around it.
+/* infer/server_connection.h - what the files of the server share: a connection's request and the server
+ * around it.
  *
- * libmicrohttpd calls q3_connection_request again and again: for the head, for each part of the body, when the body has
- * ended, and whenever the connection was resumed. A connection's fields belong to that thread, but while a worker has it.
+ * libmicrohttpd calls q3_connection_request again and again: for the head, for each part of the body, when
+ * the body has ended, and whenever the connection was resumed. A connection's fields belong to that
+ * thread, but while a worker has it.
  */
 #ifndef Q3_INFER_SERVER_CONNECTION_H
 #define Q3_INFER_SERVER_CONNECTION_H

@@ -24,6 +24,7 @@ struct q3_service {
     double drain_until;  // time; 0: not draining
     double mean_seconds; // of an order, moving
     q3_service_stats stats;
+    int failed_passes;                               // in a row; the computing thread's
     q3_histogram first_token, between_tokens, whole; // the computing thread's
     int64_t ends[4];                                 // by q3_finish, likewise
 };
@@ -247,16 +248,17 @@ static void drop_answered(q3_service *s, double now)
     }
 }
 
-/* A pass of the network for all that runs; after one that failed for all, a moment's rest keeps a lost device from filling the log. */
+/* A pass of the network for all that runs; after one that failed for all, a moment's rest keeps a lost device from filling
+ * the log. */
 static void step(q3_service *s)
 {
     static const struct timespec rest = { .tv_nsec = 100000000 };
     if (q3_scheduler_step(s->session->scheduler) == Q3_OK) {
-        s->stats.failed_passes = 0;
+        s->failed_passes = 0;
         return;
     }
     q3_warn("%s", q3_error());
-    s->stats.failed_passes++;
+    s->failed_passes++;
     nanosleep(&rest, NULL);
 }
 
@@ -276,6 +278,7 @@ static void publish(q3_service *s)
     out->first_token = s->first_token;
     out->between_tokens = s->between_tokens;
     out->whole = s->whole;
+    out->failed_passes = s->failed_passes;
     out->stopped = s->ends[Q3_FINISH_STOP];
     out->cut = s->ends[Q3_FINISH_LENGTH];
     out->cancelled = s->ends[Q3_FINISH_CANCELLED];

@@ -1,15 +1,17 @@
 /* infer/service.h - answers for many threads from one that computes.
  *
- * Any thread makes an order: one or more tasks, each a prompt with what is wanted of it, all in the order's own arena. The
- * thread in q3_service_run hands them to the scheduler and puts what comes of them, text and ends, in the order's queue,
- * where its owner takes events off. An owner that finds the queue empty is put to sleep by its own function and woken by
- * the next event: a thread may wait on a condition, an HTTP connection may be suspended and resumed.
+ * Any thread makes an order: one or more tasks, each a prompt with what is wanted of it, all in the
+ * order's own arena. The thread in q3_service_run hands them to the scheduler and puts what comes of them,
+ * text and ends, in the order's queue, where its owner takes events off. An owner that finds the queue
+ * empty is put to sleep by its own function and woken by the next event: a thread may wait on a condition,
+ * an HTTP connection may be suspended and resumed.
  *
- * Tasks of an order begin one after another until the first has been computed: what they share of the prompt is then
- * found in the cache. No more orders are taken than there is room for, and none while the service drains.
+ * Tasks of an order begin one after another until the first has been computed: what they share of the
+ * prompt is then found in the cache. No more orders are taken than there is room for, and none while the
+ * service drains.
  *
- * Choices are weighed at once, between two passes for the others, when the cache has room for their prompt; orders that
- * came later do not begin before that.
+ * Choices are weighed at once, between two passes for the others, when the cache has room for their prompt; orders
+ * that came later do not begin before that.
  */
 #ifndef Q3_INFER_SERVICE_H
 #define Q3_INFER_SERVICE_H
@@ -32,12 +34,12 @@ typedef struct q3_service_options {
 q3_status q3_service_create(q3_service **out, q3_session *session, const q3_service_options *options);
 void q3_service_destroy(q3_service *s); /* q3_service_run has returned; orders must be closed; NULL is fine */
 
-/* Serves until the service has drained. The calling thread computes: kernels use all threads only when it is the one
- * that started the pool. true: all orders had their answers; false: some were cut short. */
+/* Serves until the service has drained. The calling thread computes: kernels use all threads only when it
+ * is the one that started the pool. true: all orders had their answers; false: some were cut short. */
 bool q3_service_run(q3_service *s);
 
-/* From now on no order is taken; q3_service_run returns when the open ones are answered, at the latest after `seconds`.
- * May be called again to shorten that. */
+/* From now on no order is taken; q3_service_run returns when the open ones are answered, at the latest
+ * after `seconds`. May be called again to shorten that. */
 void q3_service_drain(q3_service *s, double seconds);
 
 /* One answer that is wanted. What is pointed to lies in the order's arena. */
@@ -71,8 +73,8 @@ int q3_order_tasks(const q3_order *o);
 
 typedef enum q3_admission { Q3_ADMITTED, Q3_ADMISSION_FULL, Q3_ADMISSION_DRAINING } q3_admission;
 
-/* Hands the order in; at most `width` tasks are under way at a time (0: all). The waiter is copied; NULL only for
- * orders whose owner never sleeps. */
+/* Hands the order in; at most `width` tasks are under way at a time (0: all). The waiter is copied; NULL
+ * only for orders whose owner never sleeps. */
 q3_admission q3_service_submit(q3_service *s, q3_order *o, int width, const q3_waiter *waiter);
 
 /* Seconds after which a refused order may be tried again. */
@@ -100,8 +102,9 @@ typedef struct q3_event {
     struct q3_event *next; /* the queue's */
 } q3_event;
 
-/* The next event, which the caller frees. NULL with *done: all tasks have ended and all was taken. NULL otherwise: the
- * waiter was put to sleep. With `whole`, events are handed out only when all tasks have ended. */
+/* The next event, which the caller frees. NULL with *done: all tasks have ended and all was taken. NULL
+ * otherwise: the waiter was put to sleep. With `whole`, events are handed out only when all tasks have
+ * ended. */
 q3_event *q3_order_next(q3_order *o, bool whole, bool *done);
 void q3_event_free(q3_event *e);
 

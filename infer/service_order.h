@@ -1,7 +1,7 @@
 /* infer/service_order.h - an order from within: what its owner and the computing thread share.
  *
- * Locks: the service's guards its lists and figures, an order's its queue and waiter. An order's may be taken alone or
- * within the service's, never the other way round; a waiter is called within its order's.
+ * Locks: the service's guards its lists and figures, an order's its queue and waiter. An order's may be
+ * taken alone or within the service's, never the other way round; a waiter is called within its order's.
  */
 #ifndef Q3_INFER_SERVICE_ORDER_H
 #define Q3_INFER_SERVICE_ORDER_H

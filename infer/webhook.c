@@ -6,8 +6,8 @@
 
 #include "core/log.h"
 
-/* As cog's own server has them (crates/coglet, v0.22), but for the number of attempts, which is bounded so that a thread
- * ends: 12 of them wait 205 s in all. */
+/* As cog's own server has them (crates/coglet, v0.22), but for the number of attempts, which is bounded so
+ * that a thread ends: 12 of them wait 205 s in all. */
 enum { DEFAULT_TIMEOUT = 30, FIRST_WAIT_MS = 100, ATTEMPTS = 12, HEADER_BYTES = 1024 };
 
 static const double default_interval = 0.5;

@@ -1,7 +1,9 @@
-/* infer/webhook.h - what happens to a prediction, told to a URL that its client named (Cog's HTTP contract).
+/* infer/webhook.h - what happens to a prediction, told to a URL that its client named (Cog's HTTP
+ * contract).
  *
- * Start and completion are sent at once, output and logs at most every half second. Only completion is tried again, when
- * the other side is busy, failing or away: 100 ms, 200 ms, 400 ms ... later. Calls block the thread that sends.
+ * Start and completion are sent at once, output and logs at most every half second. Only completion is
+ * tried again, when the other side is busy, failing or away: 100 ms, 200 ms, 400 ms ... later. Calls block
+ * the thread that sends.
  */
 #ifndef Q3_INFER_WEBHOOK_H
 #define Q3_INFER_WEBHOOK_H

@@ -39,7 +39,8 @@ static int teardown(void **state)
 static q3_process chat(const char *options, const char *lines)
 {
     char line[600];
-    snprintf(line, sizeof line, "chat --model assets/tiny-base --threads 1 --greedy --max-new-tokens 24 %s", options);
+    snprintf(line, sizeof line, "chat --model assets/tiny-base --threads 1 --greedy --max-new-tokens 24 %s",
+             options);
     q3_process p = q3_ask(Q3_PROGRAM, line, lines, strlen(lines));
     if (p.code != 0)
         fail_msg("%s: exit %d: %s", line, p.code, p.err);

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -597,6 +598,49 @@ static void requests_beyond_the_room_may_come_again_later(void **state)
     }
 }
 
+/* Sends one request and reads what comes, without the heap; false without an answer. */
+static bool ask_without_heap(char *reply, size_t size, const char *request)
+{
+    size_t n = 0;
+    int fd = q3_http_connect(held.port);
+    q3_http_send(fd, request, strlen(request));
+    for (ssize_t k; n < size - 1 && (k = recv(fd, reply + n, size - 1 - n, 0)) > 0;)
+        n += (size_t)k;
+    close(fd);
+    reply[n] = 0;
+    return n > 0;
+}
+
+/* Whatever allocation fails on the way to the service, which takes nothing any more, the request ends with an answer or
+ * its connection, and the next one is answered. */
+static void a_lack_of_memory_ends_one_request_only(void **state)
+{
+    (void)state;
+    static char reply[1 << 16];
+    static const char *const bodies[] = { "{" HELLO ",\"n\":2,\"stop\":\"zz\",\"guided_regex\":\"[ab]+\"}",
+                                          "{\"model\":\"tuned\"," HELLO ",\"stream\":true}" };
+    for (int i = 0; i < 2; i++) {
+        q3_text request = { 0 };
+        int failures = 0;
+        bool reached = true;
+        q3_http_compose(&request, "POST", CHAT, NULL, bodies[i], strlen(bodies[i]));
+        for (int n = 1; reached; n++) {
+            q3_heap_fail_at(n);
+            bool answered = ask_without_heap(reply, sizeof reply, request.data);
+            reached = q3_heap_requests() >= n;
+            q3_heap_fail_at(0);
+            bool refused = answered && strstr(reply, "takes no more requests");
+            failures += !refused;
+            if (reached && answered && !refused && !strstr(reply, "HTTP/1.1 503") &&
+                !strstr(reply, "HTTP/1.1 400"))
+                fail_msg("allocation %d: %s", n, reply);
+            assert_true(reached || refused);
+        }
+        assert_true(failures > 5);
+        q3_text_free(&request);
+    }
+}
+
 /* ---- reranking, with a model that can ---- */
 
 static q3_serve_bed reranker;
@@ -680,7 +724,8 @@ int main(void)
         cmocka_unit_test(documents_are_ranked),
         cmocka_unit_test(documents_are_no_files_of_the_server),
     };
-    const struct CMUnitTest full[] = { cmocka_unit_test(requests_beyond_the_room_may_come_again_later) };
+    const struct CMUnitTest full[] = { cmocka_unit_test(requests_beyond_the_room_may_come_again_later),
+                                       cmocka_unit_test(a_lack_of_memory_ends_one_request_only) };
     return cmocka_run_group_tests(tests, open_bed, close_bed) +
            cmocka_run_group_tests(full, open_held, close_held) +
            cmocka_run_group_tests(ranking, open_reranker, close_reranker);

@@ -137,8 +137,8 @@ void q3_reply_free(q3_reply *r)
 
 const char *q3_reply_header(const q3_reply *r, const char *name)
 {
-    static char buffers[8][512];
-    static int next;
+    static _Thread_local char buffers[8][512];
+    static _Thread_local int next;
     size_t n = strlen(name);
     for (const char *line = r->head; line && *line;
          line = strstr(line, "\r\n") ? strstr(line, "\r\n") + 2 : NULL)

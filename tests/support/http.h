@@ -26,7 +26,8 @@ const cJSON *q3_reply_json(q3_reply *r, const char *path);
 const char *q3_reply_string(q3_reply *r, const char *path); /* it must be one */
 double q3_reply_number(q3_reply *r, const char *path);
 
-/* Status and sentence ("error.message" or what `path` leads to); anything else fails the test. Frees the reply. */
+/* Status and sentence ("error.message" or what `path` leads to); anything else fails the test. Frees the
+ * reply. */
 void q3_reply_expect(q3_reply r, int status, const char *path, const char *sentence);
 
 /* The value of a header, in one of a few rotating buffers; NULL when it is not there. */
@@ -41,7 +42,8 @@ bool q3_http_read_until(q3_text *all, int fd, const char *text);
 void q3_http_compose(q3_text *out, const char *method, const char *path, const char *headers,
                      const char *body, size_t n);
 
-/* A listener that gives each connection's request to `answer`, which writes the whole reply; in a thread of its own. */
+/* A listener that gives each connection's request to `answer`, which writes the whole reply; in a thread
+ * of its own. */
 typedef struct q3_listener q3_listener;
 typedef void q3_listener_answer(void *arg, const char *request, size_t n, q3_text *reply);
 q3_listener *q3_listener_start(q3_listener_answer *answer, void *arg);

@@ -1,5 +1,6 @@
-/* tests/support/serve.h - a model that answers: the tiny one of tests/golden/training with its trained adapter "tuned", or
- * the reranker of tests/golden/formats; a service that computes in a thread of its own; and a server in front of it.
+/* tests/support/serve.h - a model that answers: the tiny one of tests/golden/training with its trained
+ * adapter "tuned", or the reranker of tests/golden/formats; a service that computes in a thread of its
+ * own; and a server in front of it.
  */
 #ifndef Q3_TESTS_SUPPORT_SERVE_H
 #define Q3_TESTS_SUPPORT_SERVE_H
