@@ -92,7 +92,8 @@ static char *question(int prompt, bool streamed)
         q3_text_printf(&out, "\"model\": \"%s\", ", load.o.model);
     q3_text_printf(
         &out,
-        "\"messages\": [{\"role\": \"user\", \"content\": \"Post number %d, please: how is the weather?\"}]}",
+        "\"messages\": [{\"role\": \"user\", \"content\": \"Text: Honestly, fantastic work once again! "
+        "%d\\nIs this post sarcastic? Answer in JSON.\"}]}",
         prompt * 7 + 1);
     return out.data;
 }
@@ -217,9 +218,10 @@ static void judge(const stream *s, CURLcode code)
         t->first[t->n_first++] = s->first - s->begun;
 }
 
-static void finish(CURLM *multi, bool again)
+/* Judges what has ended, and asks anew; the streams that are still open. */
+static int finish(CURLM *multi, bool again)
 {
-    int left;
+    int left, open = 0;
     for (CURLMsg *m; (m = curl_multi_info_read(multi, &left));) {
         stream *s;
         if (m->msg != CURLMSG_DONE)
@@ -233,6 +235,9 @@ static void finish(CURLM *multi, bool again)
         if (again)
             begin(multi, s);
     }
+    for (int i = 0; i < load.o.streams; i++)
+        open += load.streams[i].curl != NULL;
+    return open;
 }
 
 /* Connections that are opened and say nothing. */
@@ -251,19 +256,17 @@ static void run(long *early, long *late)
 {
     CURLM *multi = curl_multi_init();
     double start = now();
-    int running = 1;
+    int moving, open = load.o.streams;
     for (int i = 0; i < load.o.streams; i++)
         begin(multi, &load.streams[i]);
-    while (running) {
+    while (open) {
         double passed = now() - start;
-        curl_multi_perform(multi, &running);
-        finish(multi, passed < load.o.seconds);
+        curl_multi_poll(multi, NULL, 0, 50, NULL);
+        curl_multi_perform(multi, &moving);
+        open = finish(multi, passed < load.o.seconds);
         if (!*early && passed > load.o.seconds / 10)
             *early = resident_kib(load.o.pid);
-        curl_multi_poll(multi, NULL, 0, 50, NULL);
-        curl_multi_perform(multi, &running);
     }
-    finish(multi, false);
     *late = resident_kib(load.o.pid);
     curl_multi_cleanup(multi);
 }
