@@ -240,15 +240,17 @@ static int finish(CURLM *multi, bool again)
     return open;
 }
 
-/* Connections that are opened and say nothing. */
-static void open_idle(CURL **idle)
+/* Connections that are opened and say nothing; how many there are. */
+static int open_idle(CURL **idle)
 {
+    int n = 0;
     for (int i = 0; i < load.o.idle; i++) {
         idle[i] = curl_easy_init();
         curl_easy_setopt(idle[i], CURLOPT_URL, load.o.url);
         curl_easy_setopt(idle[i], CURLOPT_CONNECT_ONLY, 1L);
-        curl_easy_perform(idle[i]); // beyond the server's limit it is refused, which is fine
+        n += curl_easy_perform(idle[i]) == CURLE_OK; // beyond the server's limit it is refused, which is fine
     }
+    return n;
 }
 
 /* Runs the streams; the memory of the server when a tenth of the time was over, and at the end. */
@@ -344,7 +346,7 @@ int main(int argc, char **argv)
     load.t.first = calloc(MOST_TIMES, sizeof *load.t.first);
     CURL **idle = calloc((size_t)load.o.idle + 1, sizeof *idle);
     expect();
-    open_idle(idle);
+    int n_idle = open_idle(idle);
     long early = 0, late = 0;
     double start = now();
     run(&early, &late);
@@ -354,9 +356,9 @@ int main(int argc, char **argv)
     printf("{\"seconds\": %.1f, \"asked\": %ld, \"answered\": %ld, \"left\": %ld, \"refused\": %ld, "
            "\"lost\": %ld, "
            "\"mixed\": %ld, \"failed\": %ld, \"pieces_per_second\": %.1f, \"first_piece_p50\": %.3f, "
-           "\"first_piece_p99\": %.3f, \"used_blocks\": %.0f, \"resident_kib\": [%ld, %ld]}\n",
+           "\"first_piece_p99\": %.3f, \"idle\": %d, \"used_blocks\": %.0f, \"resident_kib\": [%ld, %ld]}\n",
            seconds, t->asked, t->answered, t->left, t->refused, t->lost, t->mixed, t->failed,
-           (double)t->pieces / seconds, quantile(0.5), quantile(0.99), used, early, late);
+           (double)t->pieces / seconds, quantile(0.5), quantile(0.99), n_idle, used, early, late);
     for (int i = 0; i < load.o.idle; i++)
         curl_easy_cleanup(idle[i]);
     // a tenth more than early on is fragmentation; what leaks a block or a stream's buffers grows by far more
