@@ -337,6 +337,22 @@ static void read_options(int argc, char **argv)
         stop("usage: load_server URL [--streams N] [--seconds S] [--pid PID] [--idle N] [--model NAME]", "");
 }
 
+static void release(CURL **idle)
+{
+    for (int i = 0; i < load.o.idle; i++)
+        curl_easy_cleanup(idle[i]);
+    free(idle);
+    for (int i = 0; i < load.o.streams; i++) {
+        q3_text_free(&load.streams[i].line);
+        q3_text_free(&load.streams[i].text);
+    }
+    for (int i = 0; i < PROMPTS; i++)
+        free(load.expected[i]);
+    free(load.t.first);
+    curl_slist_free_all(load.json);
+    curl_global_cleanup();
+}
+
 int main(int argc, char **argv)
 {
     read_options(argc, argv);
@@ -359,8 +375,7 @@ int main(int argc, char **argv)
            "\"first_piece_p99\": %.3f, \"idle\": %d, \"used_blocks\": %.0f, \"resident_kib\": [%ld, %ld]}\n",
            seconds, t->asked, t->answered, t->left, t->refused, t->lost, t->mixed, t->failed,
            (double)t->pieces / seconds, quantile(0.5), quantile(0.99), n_idle, used, early, late);
-    for (int i = 0; i < load.o.idle; i++)
-        curl_easy_cleanup(idle[i]);
+    release(idle);
     // a tenth more than early on is fragmentation; what leaks a block or a stream's buffers grows by far more
     bool flat = late <= early + early / 10;
     return t->lost || t->mixed || t->failed || used != 0 || !t->answered || !flat;
