@@ -1,9 +1,9 @@
 #include "eval/generation.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "core/log.h"
+#include "infer/choice.h"
 
 #define PREFIX "evaluate_qwen3 failed: "
 #define FORCED_PREFIX "{\"label\": \""
@@ -48,76 +48,17 @@ struct question {
     int64_t n;
 };
 
-/* Tokens that begin with a quote: any of them closes a word. */
-static q3_status closing_ids(int32_t **ids, int64_t *n, evaluator *ev)
-{
-    int64_t size = q3_tokenizer_size(ev->tokenizer), vocab = ev->model->config.text.vocab_size;
-    *n = 0;
-    *ids = Q3_NEW(&ev->out->mem, int32_t, size);
-    if (!*ids)
-        return Q3_ERR_MEMORY;
-    for (int64_t id = 0; id < size && id < vocab; id++) {
-        size_t bytes;
-        const char *text = q3_tokenizer_token(&bytes, ev->tokenizer, (int32_t)id);
-        if (text && bytes && text[0] == '"' && !q3_tokenizer_is_special(ev->tokenizer, (int32_t)id))
-            (*ids)[(*n)++] = (int32_t)id;
-    }
-    return Q3_OK;
-}
-
-static bool is_quote(const q3_tokenizer *t, int32_t id)
-{
-    size_t bytes;
-    const char *text = q3_tokenizer_token(&bytes, t, id);
-    return text && bytes == 1 && text[0] == '"';
-}
-
-/* Prefix, word and quote are tokenized as one, for a seam may merge. A quote that is a token of its own
- * stands for all tokens that begin with one. */
-static q3_status create_choice(q3_choice *out, evaluator *ev, const char *label, const int32_t *closing,
-                               int64_t n_closing)
-{
-    const char *prefix = ev->o->forced_prefix ? ev->o->forced_prefix : FORCED_PREFIX;
-    q3_text text = { 0 }, word = { 0 };
-    q3_ids ids = { 0 };
-    q3_text_json_string(&word, label, strlen(label));
-    q3_text_printf(&text, "%s%s", prefix,
-                   word.data ? word.data + 1 : ""); // its opening quote is the prefix's
-    q3_status st = text.failed || word.failed ? Q3_ERR_MEMORY : Q3_OK;
-    st = st ? st : q3_tokenizer_encode(&ids, ev->tokenizer, text.data, text.size);
-    int32_t *kept = st == Q3_OK ? Q3_NEW(&ev->out->mem, int32_t, ids.n) : NULL;
-    st = st || kept ? st : Q3_ERR_MEMORY;
-    for (size_t i = 0; i < ids.n && st == Q3_OK; i++) {
-        kept[i] = ids.ids[i];
-        if (kept[i] >= ev->model->config.text.vocab_size)
-            st = q3_fail(Q3_ERR_MODEL,
-                         "token %d of label \"%s\" is beyond the model's vocabulary of %d; do tokenizer and "
-                         "model belong together?",
-                         (int)kept[i], label, ev->model->config.text.vocab_size);
-    }
-    *out = (q3_choice){ .ids = kept, .n = (int64_t)ids.n };
-    if (st == Q3_OK && ids.n > 1 && is_quote(ev->tokenizer, kept[ids.n - 1]))
-        *out = (q3_choice){ .ids = kept, .n = (int64_t)ids.n - 1, .any = closing, .n_any = n_closing };
-    q3_ids_free(&ids);
-    q3_text_free(&text);
-    q3_text_free(&word);
-    return st;
-}
-
 static q3_status create_choices(evaluator *ev)
 {
-    int32_t *closing;
-    int64_t n_closing;
-    ev->choices = Q3_NEW(&ev->out->mem, q3_choice, ev->o->n_labels);
+    const q3_choice_options options = { .prefix = ev->o->forced_prefix ? ev->o->forced_prefix : FORCED_PREFIX,
+                                        .quoted = true };
     ev->scores = Q3_NEW(&ev->out->mem, double, ev->o->n_labels * ev->o->source.batch_size);
-    if (!ev->choices || !ev->scores)
+    if (!ev->scores)
         return Q3_ERR_MEMORY;
-    Q3_TRY(closing_ids(&closing, &n_closing, ev));
-    for (int i = 0; i < ev->o->n_labels; i++) {
-        Q3_TRY(create_choice(&ev->choices[i], ev, ev->o->labels[i], closing, n_closing));
-        if (ev->choices[i].n > ev->room)
-            ev->room = ev->choices[i].n;
-    }
+    Q3_TRY(q3_choices_create(&ev->choices, &ev->out->mem, ev->tokenizer, ev->model->config.text.vocab_size,
+                             ev->o->labels, ev->o->n_labels, &options));
+    int64_t longest = q3_choices_longest(ev->choices, ev->o->n_labels);
+    ev->room = longest > ev->room ? longest : ev->room;
     return Q3_OK;
 }
 
@@ -172,17 +113,14 @@ static q3_status keep_output(q3_prediction *p, evaluator *ev, const question *q)
 static q3_status keep_forced(q3_prediction *p, evaluator *ev, const double *scores)
 {
     int n = ev->o->n_labels;
-    double *probs = Q3_NEW(&ev->out->mem, double, n), sum = 0;
+    double *probs = Q3_NEW(&ev->out->mem, double, n);
     if (!probs)
         return Q3_ERR_MEMORY;
     p->forced = 0;
     for (int i = 1; i < n; i++)
         if (scores[i] > scores[p->forced])
             p->forced = i;
-    for (int i = 0; i < n; i++)
-        sum += probs[i] = exp(scores[i] - scores[p->forced]);
-    for (int i = 0; i < n; i++)
-        probs[i] /= sum;
+    q3_choices_normalize(probs, scores, n);
     p->forced_probs = probs;
     return Q3_OK;
 }

@@ -71,12 +71,6 @@ static void handle_metrics(q3_exchange *x)
     q3_server_metrics_write(&x->out, &service, &server);
 }
 
-static void handle_page(q3_exchange *x)
-{
-    x->type = "text/html; charset=utf-8";
-    q3_text_append(&x->out, (const char *)q3_page, q3_page_size);
-}
-
 static void write_ids(q3_text *out, const q3_ids *ids)
 {
     q3_text_printf(out, "{\"tokens\":[");
@@ -154,6 +148,7 @@ static const q3_route routes[] = {
     { "POST", "/v1/chat/completions", q3_openai_handle_chat, false },
     { "POST", "/v1/completions", q3_openai_handle_completions, false },
     { "POST", "/v1/rerank", q3_openai_handle_rerank, false },
+    { "POST", "/v1/score", q3_openai_handle_score, false },
     { "GET", "/v1/models", handle_models, false },
     { "GET", "/v1/models/{id}", handle_model, false },
     { "POST", "/tokenize", handle_tokenize, false },
@@ -161,7 +156,7 @@ static const q3_route routes[] = {
     { "POST", "/apply-template", handle_template, false },
     { "GET", "/metrics", handle_metrics, false },
     { "GET", "/health", handle_health, true },
-    { "GET", "/", handle_page, true },
+    { "GET", "/", q3_openai_handle_page, true },
 };
 
 const q3_face q3_openai_face = { .routes = routes,

@@ -1,7 +1,7 @@
 /* serve/api_openai.h - the routes of an OpenAI-like API, those of llama-server that are useful beside
  * them, and the page.
  *
- *   POST /v1/chat/completions, /v1/completions, /v1/rerank    GET /v1/models, /health, /metrics
+ *   POST /v1/chat/completions, /v1/completions, /v1/rerank, /v1/score    GET /v1/models, /health, /metrics
  *   POST /tokenize, /detokenize, /apply-template              GET /
  *
  * The exchange's app is a q3_app.

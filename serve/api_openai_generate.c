@@ -78,8 +78,7 @@ static q3_openai_work *begin(q3_exchange *x, bool chat, int *adapter)
 
 /* ---- chat ---- */
 
-static q3_status make_chat_prompt(q3_prompt *out, q3_arena *mem, const q3_openai_request *r,
-                                  const q3_app *app)
+q3_status q3_openai_chat_prompt(q3_prompt *out, q3_arena *mem, const q3_openai_request *r, const q3_app *app)
 {
     q3_chat chat;
     q3_pictures pictures;
@@ -100,8 +99,8 @@ void q3_openai_handle_chat(q3_exchange *x)
         return;
     q3_status st = q3_openai_make_order(a, 1);
     st = st ? st
-            : make_chat_prompt(&q3_order_task(a->order, 0)->prompt, q3_order_memory(a->order), &a->request,
-                               x->app);
+            : q3_openai_chat_prompt(&q3_order_task(a->order, 0)->prompt, q3_order_memory(a->order),
+                                    &a->request, x->app);
     if (st != Q3_OK) {
         q3_openai_fail_status(x, st, "messages");
         return;

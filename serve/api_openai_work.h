@@ -64,9 +64,14 @@ q3_status q3_openai_ids(int32_t **out, int64_t *n, const cJSON *list);
 /* The session's prompter; thinking as in q3_openai_request. */
 q3_prompter q3_openai_prompter(const q3_app *app, int thinking);
 
+/* The prompt of a request with messages, pictures included. Errors: those of q3_openai_chat and q3_prompt_make. */
+q3_status q3_openai_chat_prompt(q3_prompt *out, q3_arena *mem, const q3_openai_request *r, const q3_app *app);
+
 /* Routes. */
 void q3_openai_handle_chat(q3_exchange *x);
 void q3_openai_handle_completions(q3_exchange *x);
 void q3_openai_handle_rerank(q3_exchange *x);
+void q3_openai_handle_score(q3_exchange *x);
+void q3_openai_handle_page(q3_exchange *x);
 
 #endif

@@ -48,11 +48,12 @@ struct q3_exchange {
     const char *body;  /* [body_bytes], a NUL behind it */
     size_t body_bytes;
 
-    int status;        /* 0: 200 */
-    const char *type;  /* NULL: application/json */
-    q3_text out;       /* the answer, or what there is of it */
-    int retry_after;   /* seconds; 0: not said */
-    const char *allow; /* Allow, of a 405 */
+    int status;         /* 0: 200 */
+    const char *type;   /* NULL: application/json */
+    const char *policy; /* Content-Security-Policy, until the exchange is over; NULL: not said */
+    q3_text out;        /* the answer, or what there is of it */
+    int retry_after;    /* seconds; 0: not said */
+    const char *allow;  /* Allow, of a 405 */
 
     /* An answer that comes later. `streaming`: sent as it comes, once the first piece is there. */
     q3_poll (*poll)(q3_exchange *x);

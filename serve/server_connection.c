@@ -60,6 +60,8 @@ static void add_headers(const q3_connection *c, struct MHD_Response *r)
     }
     if (x->allow)
         MHD_add_response_header(r, "Allow", x->allow);
+    if (x->policy)
+        MHD_add_response_header(r, "Content-Security-Policy", x->policy);
     if (x->status == MHD_HTTP_UNAUTHORIZED)
         MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
     if (x->streaming) { // proxies are not to collect it

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "core/log.h"
+#include "infer/choice.h"
 #include "serve/service_order.h"
 
 enum { DEFAULT_RUNNING = 16, DEFAULT_WAITING = 64, RETRY_MOST = 60 };
@@ -18,6 +19,8 @@ struct q3_service {
     pthread_cond_t work;
     q3_order *incoming;  // newest first
     q3_order *active;    // the computing thread's, oldest first
+    q3_order_item *next; // with choices, to be weighed in this turn; the computing thread's
+    bool held;           // until there is room for it nothing that came later begins
     double drain_until;  // time; 0: not draining
     double mean_seconds; // of an order, moving
     q3_service_stats stats;
@@ -135,10 +138,52 @@ static void start_task(q3_service *s, q3_order_item *t)
     q3_order_tell_end(t, Q3_FINISH_FAILED, st, NULL);
 }
 
+/* The order's next task, when it has choices. */
+static q3_order_item *next_with_choices(q3_order *o)
+{
+    q3_order_item *t = o->n_submitted < o->n ? &o->tasks[o->n_submitted] : NULL;
+    return t && t->wanted.choices ? t : NULL;
+}
+
+/* Whether prompt and choices find blocks, or nobody is left who could give some back. */
+static bool has_room(const q3_service *s, const q3_order_item *t)
+{
+    const q3_task *w = &t->wanted;
+    int64_t longest = q3_choices_longest(w->choices, w->n_choices);
+    int64_t blocks =
+        w->prompt.n / Q3_ENGINE_BLOCK + longest / Q3_ENGINE_BLOCK + 3; // begun ones, and a fork's copy
+    return q3_scheduler_idle(s->session->scheduler) || q3_engine_free_blocks(s->session->engine) >= blocks;
+}
+
 static void start_tasks(q3_service *s, q3_order *o)
 {
-    while (o->n_submitted < o->n && o->n_under_way < (o->shared ? o->width : 1))
+    if (s->held)
+        return;
+    q3_order_item *t = next_with_choices(o);
+    if (t && !s->next) {
+        s->held = !has_room(s, t);
+        s->next = s->held ? NULL : t;
+    }
+    while (!t && o->n_submitted < o->n && o->n_under_way < (o->shared ? o->width : 1)) {
         start_task(s, &o->tasks[o->n_submitted]);
+        t = next_with_choices(o);
+    }
+}
+
+/* Weighs the choices of a task, in passes of its own. */
+static void weigh(q3_service *s, q3_order_item *t)
+{
+    const q3_task *w = &t->wanted;
+    q3_outcome_timing timing = { .prompt_tokens = w->prompt.n,
+                                 .submitted = t->order->submitted,
+                                 .admitted = q3_seconds() };
+    t->submitted = true;
+    t->order->n_submitted++;
+    q3_status st = q3_engine_score(w->scores, s->session->engine, &w->prompt, 1, w->choices, w->n_choices);
+    timing.ended = q3_seconds();
+    q3_finish finish = st ? Q3_FINISH_FAILED : Q3_FINISH_STOP;
+    s->ends[finish]++;
+    q3_order_tell_end(t, finish, st, &timing);
 }
 
 /* Ends an order's tasks: those under way by the scheduler, the others at once. */
@@ -203,7 +248,7 @@ static void drop_answered(q3_service *s, double now)
     }
 }
 
-/* A pass of the network; after one that failed for all, a moment's rest keeps a lost device from filling
+/* A pass of the network for all that runs; after one that failed for all, a moment's rest keeps a lost device from filling
  * the log. */
 static void step(q3_service *s)
 {
@@ -215,6 +260,14 @@ static void step(q3_service *s)
     q3_warn("%s", q3_error());
     s->failed_passes++;
     nanosleep(&rest, NULL);
+}
+
+static void compute(q3_service *s)
+{
+    if (s->next)
+        weigh(s, s->next);
+    if (!q3_scheduler_idle(s->session->scheduler))
+        step(s);
 }
 
 /* Figures for other threads. */
@@ -248,16 +301,15 @@ bool q3_service_run(q3_service *s)
         double now = q3_seconds();
         bool give_up = s->drain_until > 0 && now > s->drain_until;
         take_incoming(s);
+        s->next = NULL;
+        s->held = false;
         for (q3_order *o = s->active; o; o = o->next) {
             look_after(s, o, now, give_up);
             all_answered = all_answered && !give_up;
         }
-        bool idle = q3_scheduler_idle(s->session->scheduler);
-        if (!idle) {
-            pthread_mutex_unlock(&s->lock);
-            step(s);
-            pthread_mutex_lock(&s->lock);
-        }
+        pthread_mutex_unlock(&s->lock);
+        compute(s);
+        pthread_mutex_lock(&s->lock);
         publish(s);
         drop_answered(s, q3_seconds());
         if (!s->active && !s->incoming && s->drain_until > 0)

@@ -9,6 +9,9 @@
  * Tasks of an order begin one after another until the first has been computed: what they share of the
  * prompt is then found in the cache. No more orders are taken than there is room for, and none while the
  * service drains.
+ *
+ * Choices are weighed at once, between two passes for the others, when the cache has room for their prompt; orders
+ * that came later do not begin before that.
  */
 #ifndef Q3_SERVE_SERVICE_H
 #define Q3_SERVE_SERVICE_H
@@ -50,6 +53,9 @@ typedef struct q3_task {
     int n_stops;
     q3_constraint *constraint;   /* the order's: freed with it; NULL: none */
     const q3_reranker *reranker; /* not NULL: a score is wanted, no text */
+    const q3_choice *choices;    /* [n_choices] not NULL: they are to be weighed, no text */
+    int n_choices;
+    double *scores; /* [n_choices] theirs: log p of each, set before the task ends with Q3_FINISH_STOP */
 } q3_task;
 
 typedef struct q3_waiter {

@@ -92,7 +92,8 @@ static char *question(int prompt, bool streamed)
         q3_text_printf(&out, "\"model\": \"%s\", ", load.o.model);
     q3_text_printf(
         &out,
-        "\"messages\": [{\"role\": \"user\", \"content\": \"Post number %d, please: how is the weather?\"}]}",
+        "\"messages\": [{\"role\": \"user\", \"content\": \"Text: Honestly, fantastic work once again! "
+        "%d\\nIs this post sarcastic? Answer in JSON.\"}]}",
         prompt * 7 + 1);
     return out.data;
 }
@@ -217,9 +218,10 @@ static void judge(const stream *s, CURLcode code)
         t->first[t->n_first++] = s->first - s->begun;
 }
 
-static void finish(CURLM *multi, bool again)
+/* Judges what has ended, and asks anew; the streams that are still open. */
+static int finish(CURLM *multi, bool again)
 {
-    int left;
+    int left, open = 0;
     for (CURLMsg *m; (m = curl_multi_info_read(multi, &left));) {
         stream *s;
         if (m->msg != CURLMSG_DONE)
@@ -233,17 +235,22 @@ static void finish(CURLM *multi, bool again)
         if (again)
             begin(multi, s);
     }
+    for (int i = 0; i < load.o.streams; i++)
+        open += load.streams[i].curl != NULL;
+    return open;
 }
 
-/* Connections that are opened and say nothing. */
-static void open_idle(CURL **idle)
+/* Connections that are opened and say nothing; how many there are. */
+static int open_idle(CURL **idle)
 {
+    int n = 0;
     for (int i = 0; i < load.o.idle; i++) {
         idle[i] = curl_easy_init();
         curl_easy_setopt(idle[i], CURLOPT_URL, load.o.url);
         curl_easy_setopt(idle[i], CURLOPT_CONNECT_ONLY, 1L);
-        curl_easy_perform(idle[i]); // beyond the server's limit it is refused, which is fine
+        n += curl_easy_perform(idle[i]) == CURLE_OK; // beyond the server's limit it is refused, which is fine
     }
+    return n;
 }
 
 /* Runs the streams; the memory of the server when a tenth of the time was over, and at the end. */
@@ -251,19 +258,17 @@ static void run(long *early, long *late)
 {
     CURLM *multi = curl_multi_init();
     double start = now();
-    int running = 1;
+    int moving, open = load.o.streams;
     for (int i = 0; i < load.o.streams; i++)
         begin(multi, &load.streams[i]);
-    while (running) {
+    while (open) {
         double passed = now() - start;
-        curl_multi_perform(multi, &running);
-        finish(multi, passed < load.o.seconds);
+        curl_multi_poll(multi, NULL, 0, 50, NULL);
+        curl_multi_perform(multi, &moving);
+        open = finish(multi, passed < load.o.seconds);
         if (!*early && passed > load.o.seconds / 10)
             *early = resident_kib(load.o.pid);
-        curl_multi_poll(multi, NULL, 0, 50, NULL);
-        curl_multi_perform(multi, &running);
     }
-    finish(multi, false);
     *late = resident_kib(load.o.pid);
     curl_multi_cleanup(multi);
 }
@@ -332,6 +337,22 @@ static void read_options(int argc, char **argv)
         stop("usage: load_server URL [--streams N] [--seconds S] [--pid PID] [--idle N] [--model NAME]", "");
 }
 
+static void release(CURL **idle)
+{
+    for (int i = 0; i < load.o.idle; i++)
+        curl_easy_cleanup(idle[i]);
+    free(idle);
+    for (int i = 0; i < load.o.streams; i++) {
+        q3_text_free(&load.streams[i].line);
+        q3_text_free(&load.streams[i].text);
+    }
+    for (int i = 0; i < PROMPTS; i++)
+        free(load.expected[i]);
+    free(load.t.first);
+    curl_slist_free_all(load.json);
+    curl_global_cleanup();
+}
+
 int main(int argc, char **argv)
 {
     read_options(argc, argv);
@@ -341,7 +362,7 @@ int main(int argc, char **argv)
     load.t.first = calloc(MOST_TIMES, sizeof *load.t.first);
     CURL **idle = calloc((size_t)load.o.idle + 1, sizeof *idle);
     expect();
-    open_idle(idle);
+    int n_idle = open_idle(idle);
     long early = 0, late = 0;
     double start = now();
     run(&early, &late);
@@ -351,11 +372,10 @@ int main(int argc, char **argv)
     printf("{\"seconds\": %.1f, \"asked\": %ld, \"answered\": %ld, \"left\": %ld, \"refused\": %ld, "
            "\"lost\": %ld, "
            "\"mixed\": %ld, \"failed\": %ld, \"pieces_per_second\": %.1f, \"first_piece_p50\": %.3f, "
-           "\"first_piece_p99\": %.3f, \"used_blocks\": %.0f, \"resident_kib\": [%ld, %ld]}\n",
+           "\"first_piece_p99\": %.3f, \"idle\": %d, \"used_blocks\": %.0f, \"resident_kib\": [%ld, %ld]}\n",
            seconds, t->asked, t->answered, t->left, t->refused, t->lost, t->mixed, t->failed,
-           (double)t->pieces / seconds, quantile(0.5), quantile(0.99), used, early, late);
-    for (int i = 0; i < load.o.idle; i++)
-        curl_easy_cleanup(idle[i]);
+           (double)t->pieces / seconds, quantile(0.5), quantile(0.99), n_idle, used, early, late);
+    release(idle);
     // a tenth more than early on is fragmentation; what leaks a block or a stream's buffers grows by far more
     bool flat = late <= early + early / 10;
     return t->lost || t->mixed || t->failed || used != 0 || !t->answered || !flat;

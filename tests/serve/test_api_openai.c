@@ -507,12 +507,16 @@ static void streams_at_once_are_not_mixed(void **state)
     }
 }
 
-static void the_page_names_the_routes(void **state)
+static void the_page_is_told_to_load_nothing(void **state)
 {
     (void)state;
     q3_reply r = q3_http(bed.port, "GET", "/", NULL, NULL);
     assert_string_equal(q3_reply_header(&r, "Content-Type"), "text/html; charset=utf-8");
     assert_non_null(strstr(r.body, "<title>"));
+    const char *policy = q3_reply_header(&r, "Content-Security-Policy");
+    assert_non_null(policy);
+    assert_non_null(strstr(policy, "default-src 'none'; script-src 'sha256-"));
+    assert_null(strstr(policy, "unsafe"));
     q3_reply_free(&r);
 }
 
@@ -714,7 +718,7 @@ int main(void)
         cmocka_unit_test(metrics_count),
         cmocka_unit_test(a_client_that_vanishes_frees_its_blocks),
         cmocka_unit_test(streams_at_once_are_not_mixed),
-        cmocka_unit_test(the_page_names_the_routes),
+        cmocka_unit_test(the_page_is_told_to_load_nothing),
     };
     const struct CMUnitTest ranking[] = {
         cmocka_unit_test(documents_are_ranked),

@@ -14,6 +14,7 @@
 #include "core/file.h"
 #include "serve/fetch_image.h"
 #include "tests/support/http.h"
+#include "tests/support/run.h"
 
 #define PICTURE "tests/golden/formats/images/rgb-96x64.png"
 
@@ -191,8 +192,8 @@ static void paths_out_of_the_directory_are_refused(void **state)
     (void)state;
     q3_image img;
     char dir[300], link[400], sibling[400];
-    snprintf(dir, sizeof dir, "%s/media", getenv("Q3_TEST_DIR"));
-    snprintf(sibling, sizeof sibling, "%s/media-else", getenv("Q3_TEST_DIR"));
+    snprintf(dir, sizeof dir, "%s", q3_run_path("media"));
+    snprintf(sibling, sizeof sibling, "%s", q3_run_path("media-else"));
     snprintf(link, sizeof link, "%s/link.png", dir);
     assert_int_equal(q3_dir_create(dir), Q3_OK);
     assert_int_equal(q3_dir_create(sibling), Q3_OK);
