@@ -227,6 +227,6 @@ const q3_command q3_command_bench = {
     .example = "bench --model models/qwen3-vl --weights int4 --batch 1,8",
     .options = options,
     .n_options = sizeof options / sizeof *options,
-    .groups = Q3_COMMAND_ENGINE,
+    .groups = Q3_COMMAND_ENGINE | Q3_COMMAND_HUB,
     .run = run,
 };

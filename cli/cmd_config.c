@@ -6,6 +6,7 @@
 #include "cli/options.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "data/hub.h"
 
 static const q3_option options[] = {
     { .name = "json", .kind = Q3_OPTION_FLAG, .help = "show: the effective settings as a config file" },
@@ -34,6 +35,13 @@ static int warn_missing(const q3_config *cfg, int id, const char *path)
     q3_config_where(where, sizeof where, cfg, id);
     if (!path || q3_file_exists(path) || q3_dir_exists(path))
         return 0;
+    q3_hub_repo repo;
+    bool model = id == Q3_KEY_model_path || id == Q3_KEY_lora_init_adapter;
+    if (model && q3_hub_parse(&repo, path, Q3_HUB_MODEL)) {
+        q3_info("%s\"%s\": %s is no directory here; its first use looks for it on the hub", where,
+                q3_config_table[id].name, path);
+        return 0;
+    }
     q3_warn("%s\"%s\": %s is not there", where, q3_config_table[id].name, path);
     return 1;
 }

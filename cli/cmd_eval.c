@@ -37,6 +37,6 @@ const q3_command q3_command_eval = {
     .example = "eval --config configs/sarcasm.json --adapter runs/sarcasm",
     .options = options,
     .n_options = sizeof options / sizeof *options,
-    .groups = Q3_COMMAND_CONFIG | Q3_COMMAND_ENGINE,
+    .groups = Q3_COMMAND_CONFIG | Q3_COMMAND_ENGINE | Q3_COMMAND_HUB,
     .run = run,
 };

@@ -5,6 +5,7 @@
 #include "cli/options.h"
 #include "cli/out_dir.h"
 #include "core/log.h"
+#include "data/hub.h"
 #include "model/lora.h"
 #include "model/weights.h"
 
@@ -71,6 +72,8 @@ static q3_status merge(const q3_options *o, q3_arena *mem)
         return q3_fail(Q3_ERR_USAGE, "--device is \"%.60s\"; merge works on the CPU alone: use auto or cpu",
                        q3_options_get(o, "device"));
     Q3_TRY(q3_options_start(o));
+    Q3_TRY(q3_hub_place(&p.model, mem, p.model, NULL));
+    Q3_TRY(q3_hub_place(&p.adapter, mem, p.adapter, NULL));
     Q3_TRY(q3_model_load(&m, mem, p.model, &(q3_load_options){ 0 }));
     q3_status st = write_merged(o, &p, &dir, &m, mem);
     q3_model_close(&m);
@@ -93,6 +96,6 @@ const q3_command q3_command_merge = {
     .example = "merge --model models/qwen3-vl --adapter runs/sarcasm --out models/sarcasm",
     .options = options,
     .n_options = sizeof options / sizeof *options,
-    .groups = Q3_COMMAND_ENGINE,
+    .groups = Q3_COMMAND_ENGINE | Q3_COMMAND_HUB,
     .run = run,
 };

@@ -6,6 +6,7 @@
 
 #include "cli/options.h"
 #include "cli/quality_prompts.h"
+#include "data/hub.h"
 #include "eval/quality.h"
 #include "infer/subject.h"
 
@@ -65,7 +66,8 @@ static q3_status read_prompts(judgement *j, const q3_options *o, const char *dir
     q3_arena mem;
     q3_model_config config;
     Q3_TRY(q3_arena_create(&mem, "config.json", 64u << 20));
-    q3_status st = q3_model_config_load(&config, &mem, dir);
+    q3_status st = q3_hub_place(&dir, &mem, dir, NULL);
+    st = st ? st : q3_model_config_load(&config, &mem, dir);
     const q3_quality_source source = { .dir = dir,
                                        .config = &config,
                                        .text = q3_options_get(o, "text"),
@@ -216,6 +218,6 @@ const q3_command q3_command_quality = {
     .example = "quality --model models/qwen3-vl --weights int4-g32 --kv-type int8",
     .options = options,
     .n_options = sizeof options / sizeof *options,
-    .groups = Q3_COMMAND_ENGINE,
+    .groups = Q3_COMMAND_ENGINE | Q3_COMMAND_HUB,
     .run = run,
 };

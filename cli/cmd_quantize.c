@@ -5,6 +5,7 @@
 #include "cli/options.h"
 #include "cli/out_dir.h"
 #include "core/log.h"
+#include "data/hub.h"
 #include "model/checkpoint_files.h"
 #include "model/weights.h"
 
@@ -129,6 +130,7 @@ static q3_status quantize(const q3_options *o, q3_arena *mem)
     Q3_TRY(q3_options_need(&out, o, "out"));
     Q3_TRY(read_settings(&load, o, mem));
     Q3_TRY(q3_out_dir_choose(&dir, mem, out));
+    Q3_TRY(q3_hub_place(&from, mem, from, NULL));
     Q3_TRY(check_model(from, &load));
     if (strncmp(q3_options_get(o, "device"), "cuda", 4) == 0)
         return q3_fail(Q3_ERR_USAGE,
@@ -156,6 +158,6 @@ const q3_command q3_command_quantize = {
     .example = "quantize --model models/qwen3-vl --out models/qwen3-vl-nf4",
     .options = options,
     .n_options = sizeof options / sizeof *options,
-    .groups = Q3_COMMAND_ENGINE,
+    .groups = Q3_COMMAND_ENGINE | Q3_COMMAND_HUB,
     .run = run,
 };

@@ -10,8 +10,8 @@
 #include "cli/model_options.h"
 #include "core/file.h"
 #include "core/log.h"
-#include "infer/api_cog.h"
-#include "infer/api_openai.h"
+#include "serve/api_cog.h"
+#include "serve/api_openai.h"
 
 enum {
     KEYS_MAX = 64,
@@ -446,6 +446,6 @@ const q3_command q3_command_serve = {
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .lists = { &q3_model_list, &q3_sampling_list },
-    .groups = Q3_COMMAND_ENGINE,
+    .groups = Q3_COMMAND_ENGINE | Q3_COMMAND_HUB,
     .run = run,
 };

@@ -8,6 +8,7 @@
 #include "cli/options.h"
 #include "cli/token_lines.h"
 #include "core/file.h"
+#include "data/hub.h"
 #include "model/config.h"
 
 static const q3_option options[] = {
@@ -178,13 +179,16 @@ static q3_status read_n_vocab(int64_t *out, const q3_tokenizer *tokenizer, const
 
 static q3_status run(const q3_options *o)
 {
-    const char *dir;
+    const char *model;
+    char *dir;
     translator t = { 0 };
     bool back = q3_options_given(o, "decode");
-    Q3_TRY(q3_options_need(&dir, o, "model"));
-    Q3_TRY(q3_tokenizer_open(&t.tokenizer, dir));
-    q3_status st = back ? read_n_vocab(&t.n_vocab, t.tokenizer, dir) : Q3_OK;
+    Q3_TRY(q3_options_need(&model, o, "model"));
+    Q3_TRY(q3_hub_resolve(&dir, model, &(q3_hub_options){ .wish.light = true }));
+    q3_status st = q3_tokenizer_open(&t.tokenizer, dir);
+    st = st || !back ? st : read_n_vocab(&t.n_vocab, t.tokenizer, dir);
     st = st ? st : translate_all(&t, back);
+    q3_free(dir);
     q3_ids_free(&t.ids);
     q3_text_free(&t.text);
     q3_text_free(&t.answer);
@@ -199,5 +203,6 @@ const q3_command q3_command_tokenize = {
     .example = "tokenize --model models/qwen3-vl < texts.jsonl > ids.jsonl",
     .options = options,
     .n_options = sizeof options / sizeof *options,
+    .groups = Q3_COMMAND_HUB,
     .run = run,
 };

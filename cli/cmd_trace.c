@@ -75,6 +75,6 @@ const q3_command q3_command_trace = {
     .example = "trace --model models/tiny --batch batch.safetensors --out trace.safetensors",
     .options = options,
     .n_options = sizeof options / sizeof *options,
-    .groups = Q3_COMMAND_ENGINE,
+    .groups = Q3_COMMAND_ENGINE | Q3_COMMAND_HUB,
     .run = run,
 };

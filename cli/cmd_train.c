@@ -62,6 +62,6 @@ const q3_command q3_command_train = {
     .example = "train --config configs/sarcasm.json train.seed=7 --output-dir runs/seed-7",
     .options = options,
     .n_options = sizeof options / sizeof *options,
-    .groups = Q3_COMMAND_CONFIG | Q3_COMMAND_ENGINE,
+    .groups = Q3_COMMAND_CONFIG | Q3_COMMAND_ENGINE | Q3_COMMAND_HUB,
     .run = run,
 };

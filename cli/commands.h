@@ -43,6 +43,7 @@ typedef struct q3_option_list {
 enum {
     Q3_COMMAND_CONFIG = 1, /* --config FILE, --set KEY=VALUE, key.sub=value, ~key.sub, --key.sub value */
     Q3_COMMAND_ENGINE = 2, /* --threads, --cpu-level, --device */
+    Q3_COMMAND_HUB = 4,    /* --cache-dir, --offline: a model may be a name of the hub */
 };
 
 enum { Q3_COMMAND_LISTS = 4 };
@@ -74,6 +75,7 @@ typedef struct q3_command {
     X(merge)                                                                                                 \
     X(quality)                                                                                               \
     X(bench)                                                                                                 \
+    X(download)                                                                                              \
     X(config)                                                                                                \
     X(doctor)                                                                                                \
     X(version)                                                                                               \

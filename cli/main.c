@@ -4,6 +4,7 @@
 
 #include "cli/options.h"
 #include "core/log.h"
+#include "data/hub.h"
 #include "kernels/pool.h"
 
 #define ADDRESS(name) &q3_command_##name,
@@ -56,6 +57,17 @@ static q3_status set_log_level(const q3_options *o)
     return Q3_OK;
 }
 
+static q3_status set_hub(const q3_options *o)
+{
+    if (!(o->command->groups & Q3_COMMAND_HUB))
+        return Q3_OK;
+    const char *dir = q3_options_get(o, "cache-dir");
+    if (dir && !*dir)
+        return q3_fail(Q3_ERR_USAGE, "--cache-dir is empty; name a directory");
+    q3_hub_set(dir, q3_options_given(o, "offline"));
+    return Q3_OK;
+}
+
 static q3_status run_command(const q3_command *command, int argc, const char *const *argv)
 {
     q3_options o;
@@ -67,6 +79,7 @@ static q3_status run_command(const q3_command *command, int argc, const char *co
         }
     Q3_TRY(q3_options_parse(&o, command, argc, argv));
     q3_status st = set_log_level(&o);
+    st = st ? st : set_hub(&o);
     st = st ? st : command->run(&o);
     q3_options_free(&o);
     return st;

@@ -38,6 +38,14 @@ static const q3_option engine_options[] = {
       .help = "where to compute" },
 };
 
+static const q3_option hub_options[] = {
+    { .name = "cache-dir",
+      .kind = Q3_OPTION_VALUE,
+      .value = "DIR",
+      .help = "of models fetched by name (default: $HF_HUB_CACHE)" },
+    { .name = "offline", .kind = Q3_OPTION_FLAG, .help = "fetch nothing: directories and the cache only" },
+};
+
 static const q3_option common_options[] = {
     { .name = "quiet", .letter = 'q', .kind = Q3_OPTION_FLAG, .help = "warnings and results only" },
     { .name = "verbose", .letter = 'v', .kind = Q3_OPTION_FLAG, .help = "more detail" },
@@ -69,6 +77,8 @@ static void fill_table(q3_options *o, const q3_command *command)
         add_options(o, command->lists[i]->options, command->lists[i]->n);
     if (command->groups & Q3_COMMAND_ENGINE)
         add_options(o, engine_options, COUNT(engine_options));
+    if (command->groups & Q3_COMMAND_HUB)
+        add_options(o, hub_options, COUNT(hub_options));
     add_options(o, common_options, COUNT(common_options));
 }
 
@@ -441,7 +451,9 @@ static void help_heading(q3_text *out, const q3_command *command, const q3_optio
     for (int i = 0; i < Q3_COMMAND_LISTS && command->lists[i]; i++)
         if (option == command->lists[i]->options)
             q3_text_printf(out, "\n%s:\n", command->lists[i]->heading);
-    const q3_option *behind = command->groups & Q3_COMMAND_ENGINE ? engine_options : common_options;
+    const q3_option *behind = command->groups & Q3_COMMAND_ENGINE ? engine_options
+                              : command->groups & Q3_COMMAND_HUB  ? hub_options
+                                                                  : common_options;
     if (command->lists[0] && option == behind)
         q3_text_printf(out, "\nprogram:\n");
 }

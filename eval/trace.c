@@ -7,6 +7,7 @@
 #include "collate/pack.h"
 #include "core/log.h"
 #include "core/safetensors.h"
+#include "data/hub.h"
 #include "model/lora.h"
 #include "model/qwen3vl.h"
 #include "model/weights.h"
@@ -15,7 +16,7 @@ enum { MAX_TENSORS = 4096 };
 
 typedef struct tracer {
     const q3_trace_options *o;
-    q3_cuda *cuda;         // the device that computes; NULL: the CPU
+    q3_cuda *cuda;              // the device that computes; NULL: the CPU
     q3_arena run, values, step; // host; device: parameters and gradients, values of the pass
     q3_ctx ctx;
     q3_model model;
@@ -240,9 +241,13 @@ static q3_status prepare(tracer *t)
     Q3_TRY(q3_device_arena_create(&t->step, t->cuda, "step arena", (size_t)1 << 40));
     Q3_TRY(q3_ctx_create(&t->ctx, &t->step));
     t->ctx.dtype = t->o->bf16 ? Q3_BF16 : Q3_F32;
-    Q3_TRY(q3_model_load(&t->model, &t->run, t->o->model, &load));
-    if (t->o->adapter)
-        Q3_TRY(q3_lora_load(&t->trainable, &lora, &t->model, &t->run, t->o->adapter));
+    const char *model, *adapter = t->o->adapter;
+    Q3_TRY(q3_hub_place(&model, &t->run, t->o->model, NULL));
+    Q3_TRY(q3_model_load(&t->model, &t->run, model, &load));
+    if (adapter) {
+        Q3_TRY(q3_hub_place(&adapter, &t->run, adapter, NULL));
+        Q3_TRY(q3_lora_load(&t->trainable, &lora, &t->model, &t->run, adapter));
+    }
     if (t->o->backward == Q3_TRACE_LORA && !t->o->adapter)
         return q3_fail(Q3_ERR_USAGE, "--backward lora needs --adapter: gradients of which adapter?");
     if (t->o->backward == Q3_TRACE_FULL && t->o->adapter)

@@ -1,6 +1,5 @@
 #include "infer/scheduler_job.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "core/log.h"
@@ -127,30 +126,6 @@ void q3_scheduler_compose(q3_scheduler *s)
     }
 }
 
-/* Of the raw logits: log p of the token, and the likeliest ones by falling probability, lower ids first. */
-static void weigh(q3_token_event *e, const q3_scheduler *s, const q3_job *j)
-{
-    float most = s->raw[0];
-    double sum = 0;
-    for (int64_t i = 1; i < s->vocab; i++)
-        most = s->raw[i] > most ? s->raw[i] : most;
-    for (int64_t i = 0; i < s->vocab; i++)
-        sum += exp((double)s->raw[i] - most);
-    double all = most + log(sum);
-    e->logprob = (float)(s->raw[e->id] - all);
-    e->top = j->top;
-    for (int64_t i = 0; i < s->vocab && j->r.logprobs > 0; i++) {
-        float p = (float)(s->raw[i] - all);
-        int at = e->n_top;
-        if (at == j->r.logprobs && p <= j->top[at - 1].logprob)
-            continue;
-        e->n_top += at < j->r.logprobs;
-        for (at = e->n_top - 1; at > 0 && j->top[at - 1].logprob < p; at--)
-            j->top[at] = j->top[at - 1];
-        j->top[at] = (q3_logprob){ .id = (int32_t)i, .logprob = p };
-    }
-}
-
 /* Takes the next token of the answer; false when it was the last, and the job is no more. */
 static bool tell(q3_scheduler *s, q3_job *j, int32_t id)
 {
@@ -160,8 +135,11 @@ static bool tell(q3_scheduler *s, q3_job *j, int32_t id)
     s->stats.output_tokens++;
     if (!e.index)
         j->t.first_token = q3_seconds();
-    if (j->r.logprobs >= 0)
-        weigh(&e, s, j);
+    if (j->r.logprobs >= 0) {
+        e.top = j->top;
+        e.n_top = j->r.logprobs < s->vocab ? j->r.logprobs : (int)s->vocab;
+        q3_logprobs(&e.logprob, j->top, e.n_top, s->raw, s->vocab, id);
+    }
     if (j->r.on_token && !j->r.on_token(j->r.arg, &e))
         return q3_job_end(s, j, Q3_FINISH_STOP, Q3_OK), false;
     if (j->t.prompt_tokens + j->t.output_tokens >= j->limit)

@@ -4,6 +4,7 @@
 
 #include "core/file.h"
 #include "core/log.h"
+#include "data/hub.h"
 #include "infer/mirror.h"
 #include "kernels/kv_cache.h"
 #include "model/offload.h"
@@ -22,63 +23,75 @@ typedef struct places {
     int n;
 } places;
 
+static bool has(const char *dir, const char *name)
+{
+    char *path = q3_path_join(dir, name);
+    bool there = path && q3_file_exists(path);
+    q3_free(path);
+    return there;
+}
+
 static q3_status base_of(const char **out, q3_arena *mem, const char *dir, const char *config)
 {
     q3_json doc;
-    const char *base;
+    const char *base, *revision = NULL;
     Q3_TRY(q3_status_as(q3_json_open(&doc, config, ADAPTER_CONFIG_LIMIT), Q3_ERR_MODEL));
     q3_status st = q3_json_string(&base, &doc, doc.root, "base_model_name_or_path", "");
+    st = st ? st : q3_json_string(&revision, &doc, doc.root, "revision", NULL);
     *out = st == Q3_OK ? q3_arena_strdup(mem, base) : NULL;
+    const q3_hub_options options = { .revision =
+                                         revision && *revision ? q3_arena_strdup(mem, revision) : NULL };
     q3_json_close(&doc);
     if (st != Q3_OK || !*out)
         return st ? q3_status_as(st, Q3_ERR_MODEL) : Q3_ERR_MEMORY;
-    char *network = q3_path_join(*out, "config.json");
-    bool there = network && q3_file_exists(network);
-    q3_free(network);
-    return there
+    const char *name = *out;
+    Q3_TRY(q3_wrap(q3_hub_place(out, mem, name, &options), "the base of %s", dir));
+    return has(*out, "config.json")
                ? Q3_OK
                : q3_fail(
                      Q3_ERR_MODEL,
                      "%s is an adapter for \"%s\", which is no model's directory here; give the model's with "
                      "--model and the adapter's with --adapter",
-                     dir, *out);
+                     dir, name);
 }
 
-/* The last part of a path, whatever slashes it ends with. */
+/* The last part of a path, whatever slashes it ends with; of a name of the hub, without the revision. */
 static const char *name_of(q3_arena *mem, const char *path)
 {
     char *copy = q3_arena_strdup(mem, path);
     size_t n = copy ? strlen(copy) : 0;
     while (n > 1 && copy[n - 1] == '/')
         copy[--n] = 0;
+    q3_hub_repo repo;
+    if (copy && !q3_dir_exists(copy) && q3_hub_parse(&repo, copy, Q3_HUB_MODEL))
+        copy[strlen(repo.id)] = 0;
     return copy ? q3_path_base(copy) : NULL;
 }
 
 static q3_status find_places(places *out, q3_session *s, const q3_session_options *o)
 {
-    *out = (places){ .model = o->model, .adapters = Q3_NEW(&s->run, q3_session_adapter, o->n_adapters + 1) };
-    char *network = q3_path_join(o->model, "config.json");
-    char *config = q3_path_join(o->model, "adapter_config.json");
-    bool lora = network && config && !q3_file_exists(network) && q3_file_exists(config);
-    q3_status st = network && config && out->adapters && s->name ? Q3_OK : Q3_ERR_MEMORY;
+    *out = (places){ .adapters = Q3_NEW(&s->run, q3_session_adapter, o->n_adapters + 1) };
+    Q3_TRY(q3_hub_place(&out->model, &s->run, o->model, NULL));
+    const char *given = out->model;
+    char *config = q3_path_join(given, "adapter_config.json");
+    bool lora = has(given, "adapter_config.json") && !has(given, "model.safetensors") &&
+                !has(given, "model.safetensors.index.json"); // a run has a config.json, of another kind
+    q3_status st = config && out->adapters && s->name ? Q3_OK : Q3_ERR_MEMORY;
     if (st == Q3_OK && lora) {
         st = base_of(&out->model, &s->run, o->model, config);
-        out->adapters[out->n++] = (q3_session_adapter){ .name = s->name, .dir = o->model };
+        out->adapters[out->n++] = (q3_session_adapter){ .name = s->name, .dir = given };
     }
-    q3_free(network);
     q3_free(config);
     for (int i = 0; st == Q3_OK && i < o->n_adapters; i++) {
         const char *name = q3_arena_strdup(&s->run, o->adapters[i].name); // outlives the options
-        out->adapters[out->n++] = (q3_session_adapter){ name, o->adapters[i].dir };
-        st = name ? Q3_OK : Q3_ERR_MEMORY;
+        q3_session_adapter *a = &out->adapters[out->n++];
+        a->name = name;
+        st = name ? q3_hub_place(&a->dir, &s->run, o->adapters[i].dir, NULL) : Q3_ERR_MEMORY;
     }
     return st;
 }
 
 /* ---- weights ---- */
-
-static const char *const weight_words[] = { "auto", "f32", "bf16", "nf4", "fp4", "int8", NULL };
-enum { WEIGHTS_AUTO, WEIGHTS_F32, WEIGHTS_BF16, WEIGHTS_NF4, WEIGHTS_FP4, WEIGHTS_INT8 };
 
 static q3_status find_word(int *out, const char *const *words, const char *word, const char *option)
 {
@@ -98,53 +111,11 @@ static q3_status find_word(int *out, const char *const *words, const char *word,
     return st;
 }
 
-/* Matrices in f32 become bf16, those in bf16 stay. Rounded on the host, whatever the device. */
-static q3_status narrow(q3_session *s, q3_tensor *w)
-{
-    int64_t n = q3_numel(w);
-    uint16_t *data = q3_arena_alloc(&s->values, (size_t)n * sizeof *data),
-             *half = q3_malloc((size_t)n * sizeof *half);
-    float *full = q3_malloc((size_t)n * sizeof *full);
-    bool room = data && half && full;
-    if (room) {
-        q3_device_read(s->cuda, full, w->data, (size_t)n * sizeof *full);
-        for (int64_t i = 0; i < n; i++)
-            half[i] = q3_f32_to_bf16(full[i]);
-        q3_device_write(s->cuda, data, half, (size_t)n * sizeof *half);
-        w->data = data;
-        w->dtype = Q3_BF16;
-    }
-    q3_free(full);
-    q3_free(half);
-    return room ? q3_device_status(s->cuda) : Q3_ERR_MEMORY;
-}
-
-/* Asked for 16 or 32 bits: quantized files cannot give them; 16-bit values are the same in 32 bits. */
-static q3_status widen_or_narrow(q3_session *s, int kind)
-{
-    for (int i = 0; i < s->model.n_params; i++) {
-        q3_tensor *w = s->model.params[i].tensor;
-        if (w->dtype > Q3_F16)
-            return q3_fail(Q3_ERR_USAGE,
-                           "--weights is %s, and the model in the directory is quantized; leave it out",
-                           weight_words[kind]);
-        if (kind == WEIGHTS_BF16 && w->dtype == Q3_F32 && w->ndim == 2)
-            Q3_TRY(narrow(s, w));
-    }
-    return Q3_OK;
-}
-
 static q3_status open_model(q3_session *s, const char *dir, const q3_session_options *o)
 {
-    int kind;
-    Q3_TRY(find_word(&kind, weight_words, o->weights, "--weights"));
-    const q3_load_options load = { .load_in_4bit = kind == WEIGHTS_NF4 || kind == WEIGHTS_FP4,
-                                   .load_in_8bit = kind == WEIGHTS_INT8,
-                                   .code = kind == WEIGHTS_FP4 ? Q3_FP4 : Q3_NF4,
-                                   .double_quant = true,
-                                   .values = &s->values };
-    Q3_TRY(q3_model_load(&s->model, &s->run, dir, &load));
-    return kind == WEIGHTS_F32 || kind == WEIGHTS_BF16 ? widen_or_narrow(s, kind) : Q3_OK;
+    q3_load_options load = { .values = &s->values };
+    Q3_TRY(q3_load_options_word(&load, o->weights ? o->weights : "auto"));
+    return q3_model_load(&s->model, &s->run, dir, &load);
 }
 
 /* ---- adapters ---- */

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "data/hub.h"
 #include "kernels/kv_cache.h"
 
 #define ARENA_BYTES ((size_t)1 << 40) // reserved addresses, not memory
@@ -31,7 +32,9 @@ static q3_status open_all(q3_subject *s, const q3_subject_options *o)
     Q3_TRY(q3_ctx_create(&s->ctx, &s->step));
     s->ctx.dtype = dtype;
     q3_device_set_attention(s->cuda, Q3_ATTENTION_AUTO, dtype);
-    Q3_TRY(q3_model_load(&s->model, &s->run, o->model, &load));
+    const char *dir;
+    Q3_TRY(q3_hub_place(&dir, &s->run, o->model, &(q3_hub_options){ .wish.light = o->random }));
+    Q3_TRY(q3_model_load(&s->model, &s->run, dir, &load));
     return q3_engine_create(&s->engine, &s->model, &s->ctx, NULL, &o->engine);
 }
 

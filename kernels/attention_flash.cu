@@ -294,10 +294,10 @@ static __global__ void __launch_bounds__(32 * WARPS) flash_forward(q3_attention_
     for (int half = 0; half < 2; half++) {
         float sum = quad_sum(rows.sum[half]);
         int r = row + lane_of() / 4 + 8 * half;
-        factor[half] = sum > 0 ? 1 / sum : 0.0f;
+        factor[half] = sum != 0 ? 1 / sum : 0.0f;
         if (b.lse && lane_of() % 4 == 0 && r < t.count)
             b.lse[(t.q_begin + t.first + r) * a.heads + head] =
-                sum > 0 ? rows.largest[half] * LN2 + logf(sum) : 0.0f;
+                sum != 0 ? rows.largest[half] * LN2 + logf(sum) : 0.0f;
     }
     store<D>(b.o + q_at, q_stride, t.count, a.head_size, 0.0f, out, factor);
 }

@@ -54,7 +54,7 @@ static void one_query(const q3_attention_paged_args *a, const query *x)
             o[c] += w * q3_kv_value(&a->v, v + c, a->head_size);
     }
     for (int c = 0; c < a->head_size; c++)
-        put(a, x->at + c, sum > 0 ? o[c] / sum : 0);
+        put(a, x->at + c, sum != 0 ? o[c] / sum : 0);
 }
 
 /* Items are the heads of the queries. */

@@ -9,9 +9,16 @@
  * alone, so that a recording (q3_cuda_record_begin) can be replayed as sequences grow.
  *
  * The bits of a query's output depend on its own sequence alone, not on how its tokens are cut into passes: keys are
- * taken in runs that begin at multiples of a fixed number.
+ * taken in runs that begin at multiples of a fixed number. On the device rows of more than 4 bf16 queries without a
+ * window go to the kernels with tensor cores, with other bits, if the keys that a row may have fit the workspace; all
+ * other queries are taken one by one.
  *
  * Cost: keys and values once for each group of query heads and block of queries. Bandwidth-bound for single queries.
+ *
+ *   1 thread of a busy EPYC (Zen 3), 16 heads of 128, 8 key heads; it reads memory at 8 GB/s
+ *                                                                      f32       bf16      int8       int4
+ *   1 query each of 8 sequences of 1024 tokens, AVX2 / portable, ms    14 / 16   11 / 11   8.5 / 11   7.7 / 13
+ *   the last 256 of 1024 tokens, AVX2 / portable, GFLOP/s              36 / 16   38 / 18   40 / 15    34 / 13
  */
 #ifndef Q3_KERNELS_ATTENTION_PAGED_H
 #define Q3_KERNELS_ATTENTION_PAGED_H

@@ -28,7 +28,7 @@ enum {
     SUM = 1,     // the sum of its weights; 0: it has seen no key
     OUT = 16,    // and from here on the weighted values
     WEIGHTS = RUN + 16,
-    AHEAD = 16,      // keys of which the processor hears in advance
+    AHEAD = 32,      // keys of which the processor hears in advance
     ENOUGH = 4,      // items a thread
     SLOTS = 1 << 17, // floats for sums of parts: 512 KiB
 };

@@ -182,10 +182,10 @@ static __global__ void __launch_bounds__(THREADS,
         accumulate(out, w, shared, rows_at(v, key, t.kv_len - j0, a.kv_heads, kv, D), D);
     }
     store(rows_at(o, t.q_begin + t.first, t.count, a.heads, head, D), 0.0f, out,
-          row.sum > 0 ? 1 / row.sum : 0.0f, D);
+          row.sum != 0 ? 1 / row.sum : 0.0f, D);
     const int r = threadIdx.x / 4;
     if (lse && threadIdx.x % 4 == 0 && r < t.count)
-        lse[(t.q_begin + t.first + r) * a.heads + head] = row.sum > 0 ? row.largest + logf(row.sum) : 0.0f;
+        lse[(t.q_begin + t.first + r) * a.heads + head] = row.sum != 0 ? row.largest + logf(row.sum) : 0.0f;
 }
 
 /* Arrays of a backward kernel. */

@@ -12,7 +12,8 @@
 typedef struct q3_config_edit {
     const char *dtype;      /* "bfloat16" ...: in all places that name one, and at the top; NULL keeps them */
     bool drop_quantization; /* the weights are no longer in 4 or 8 bits */
-    const q3_quantization_config *quantization; /* the weights are in 4 or 8 bits now; NULL keeps what is there */
+    const q3_quantization_config
+        *quantization; /* the weights are in 4 or 8 bits now; NULL keeps what is there */
 } q3_config_edit;
 
 /* The edited text of config.json; heap, q3_text_free also after a failure (Q3_ERR_MEMORY). */

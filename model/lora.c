@@ -440,9 +440,13 @@ static void write_config(q3_text *t, const q3_lora_config *c)
         ",\n  \"lora_ga_config\": null,\n  \"megatron_config\": null,\n"
         "  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": null,\n"
         "  \"monteclora_config\": null,\n  \"peft_type\": \"LORA\",\n  \"peft_version\": \"0.21.2\",\n"
-        "  \"qalora_group_size\": 16,\n  \"r\": %d,\n  \"rank_pattern\": {},\n  \"revision\": null,\n"
-        "  \"target_modules\": ",
+        "  \"qalora_group_size\": 16,\n  \"r\": %d,\n  \"rank_pattern\": {},\n  \"revision\": ",
         c->r);
+    if (c->revision)
+        q3_text_json_string(t, c->revision, strlen(c->revision));
+    else
+        q3_text_printf(t, "null");
+    q3_text_printf(t, ",\n  \"target_modules\": ");
     write_targets(t, c);
     q3_text_printf(t,
                    ",\n  \"target_parameters\": null,\n  \"task_type\": null,\n"

@@ -21,6 +21,7 @@ typedef struct q3_lora_config {
     bool targets_is_pattern; /* targets[0] is "all-linear", or a regular expression over whole module paths:
                                 POSIX extended, with Python's (?: and \d accepted */
     const char *base;        /* written as base_model_name_or_path */
+    const char *revision;    /* of a base on the hub; NULL: not said */
 } q3_lora_config;
 
 /* New adapters: A uniform in +-1/sqrt(C) from torch's generator under `seed`, drawn as PEFT draws them (each

@@ -64,10 +64,9 @@ q3_status q3_load_options_word(q3_load_options *out, const char *word)
     while (w < end && strcmp(w->word, word) != 0)
         w++;
     if (w == end)
-        return q3_fail(
-            Q3_ERR_USAGE,
-            "weights \"%.40s\" are unknown; there are auto, f32, bf16, nf4, fp4, int8, int4 and int4-g32",
-            word);
+        return q3_fail(Q3_ERR_USAGE,
+                       "--weights is \"%.40s\"; it must be auto, f32, bf16, nf4, fp4, int8, int4 or int4-g32",
+                       word);
     out->load_in_4bit = q3_is_4bit(w->dtype);
     out->load_in_8bit = w->dtype == Q3_I8;
     out->code = out->load_in_4bit ? w->dtype : Q3_NF4;

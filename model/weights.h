@@ -49,7 +49,8 @@ q3_dtype q3_model_weights_type(const q3_model *m);
  * end. */
 bool q3_module_skipped(const q3_load_options *o, const char *path);
 
-/* Memory maps stay open until q3_model_close. Headers and names live in `mem`, values in options->values. */
+/* Memory maps stay open until q3_model_close. Headers and names live in `mem`, values in options->values; the struct
+ * stays where it is, for m->projections point into it. */
 q3_status q3_model_load(q3_model *out, q3_arena *mem, const char *dir, const q3_load_options *options);
 void q3_model_close(q3_model *m);
 

@@ -4,7 +4,7 @@
 # usage: sh packaging/test.sh
 . "$(dirname "$0")/setup.sh"
 # shellcheck disable=SC2086
-q3_install $q3_libraries g++:g++ cmocka:libcmocka-dev git:git
+q3_install $q3_libraries g++:g++ cmocka:libcmocka-dev git:git mpirun:openmpi-bin
 
 werror=OFF
 if [ -n "${CI:-}" ]; then

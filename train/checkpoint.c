@@ -72,7 +72,7 @@ q3_status q3_weights_save(const q3_trainer *t, const char *dir, q3_dtype dtype)
     if (t->lora.r)
         return q3_lora_save(&t->trainable, &t->lora, dir);
     char *model = q3_path_join(dir, "model");
-    q3_status st = model ? q3_model_save(&t->model, t->config->model.path, model, dtype) : Q3_ERR_MEMORY;
+    q3_status st = model ? q3_model_save(&t->model, t->model_dir, model, dtype) : Q3_ERR_MEMORY;
     q3_free(model);
     return st;
 }

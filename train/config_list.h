@@ -74,7 +74,7 @@ typedef enum q3_config_metric { Q3_CONFIG_METRIC_EVAL_LOSS } q3_config_metric;
     X(about, TEXT(NULL), "a remark: what the file is for and what it needs")
 
 #define Q3_CONFIG_MODEL(X) \
-    X(model, path, PATH(NULL), "directory with config.json, the safetensors and the tokenizer") \
+    X(model, path, PATH(NULL), "directory with config.json, safetensors and tokenizer; or org/name on the hub") \
     X(model, init, ENUM(q3_config_init, "pretrained", "pretrained|random"), \
       "random: weights drawn from train.seed, only config.json and the tokenizer are read") \
     X(model, dtype, ENUM(q3_config_dtype, "auto", "auto|float32|bfloat16"), \

@@ -338,7 +338,7 @@ q3_status q3_finish_after(q3_finisher *f)
     Q3_TRY(load_best(t));
     // Checkpoints are f32; a fully tuned model goes out in the type that its config.json names.
     Q3_TRY(q3_weights_save(t, t->output_dir, t->model.config.dtype == Q3_BF16 ? Q3_BF16 : Q3_F32));
-    Q3_TRY(q3_model_copy_files(t->config->model.path, t->output_dir));
+    Q3_TRY(q3_model_copy_files(t->model_dir, t->output_dir));
     if (t->config->eval.post) {
         Q3_TRY(evaluate(&f->post, f, "post"));
         f->has_post = true;

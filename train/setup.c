@@ -5,6 +5,7 @@
 #include "collate/chat_template.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "data/hub.h"
 #include "data/imagefolder.h"
 #include "model/weights.h"
 #include "train/trainer.h"
@@ -26,9 +27,23 @@ static q3_status open_model(q3_trainer *t)
                                       .random = c->model.init == Q3_CONFIG_INIT_RANDOM,
                                       .seed = (uint64_t)c->train.seed,
                                       .values = &t->values };
-    Q3_TRY(q3_model_load(&t->model, &t->run, c->model.path, &options));
+    Q3_TRY(q3_hub_place(&t->model_dir, &t->run, c->model.path,
+                        &(q3_hub_options){ .wish.light = options.random }));
+    Q3_TRY(q3_model_load(&t->model, &t->run, t->model_dir, &options));
     q3_model_parameters(&t->model.config, &t->text_params, &t->vision_params);
     return Q3_OK;
+}
+
+/* The base as PEFT writes it: a name of the hub and its revision are two things. */
+static q3_status name_base(q3_lora_config *lora, q3_arena *mem, const char *path)
+{
+    q3_hub_repo repo;
+    lora->base = path;
+    if (q3_dir_exists(path) || !q3_hub_parse(&repo, path, Q3_HUB_MODEL))
+        return Q3_OK;
+    lora->base = q3_arena_strdup(mem, repo.id);
+    lora->revision = repo.pinned ? q3_arena_strdup(mem, repo.revision) : NULL;
+    return lora->base && (lora->revision || !repo.pinned) ? Q3_OK : Q3_ERR_MEMORY;
 }
 
 static q3_status open_trainable(q3_trainer *t)
@@ -42,12 +57,14 @@ static q3_status open_trainable(q3_trainer *t)
                                 .use_rslora = c->lora.use_rslora,
                                 .targets = c->lora.target_modules.items,
                                 .n_targets = c->lora.target_modules.n,
-                                .targets_is_pattern = c->lora.target_modules.pattern,
-                                .base = c->model.path };
+                                .targets_is_pattern = c->lora.target_modules.pattern };
+    Q3_TRY(name_base(&t->lora, &t->run, c->model.path));
     if (!c->lora.init_adapter)
         return q3_lora_create(&t->trainable, &t->model, &t->run, &t->lora, (uint64_t)c->train.seed);
     q3_lora_config file;
-    Q3_TRY(q3_lora_load(&t->trainable, &file, &t->model, &t->run, c->lora.init_adapter));
+    const char *dir;
+    Q3_TRY(q3_hub_place(&dir, &t->run, c->lora.init_adapter, NULL));
+    Q3_TRY(q3_lora_load(&t->trainable, &file, &t->model, &t->run, dir));
     if (file.r != t->lora.r || file.alpha != t->lora.alpha || file.use_rslora != t->lora.use_rslora)
         return q3_fail(Q3_ERR_USAGE,
                        "%s has r %d, lora_alpha %g, use_rslora %s, and the config asks for %d, %g, %s; make "
@@ -56,6 +73,7 @@ static q3_status open_trainable(q3_trainer *t)
                        t->lora.r, t->lora.alpha, t->lora.use_rslora ? "true" : "false");
     file.dropout = t->lora.dropout;
     file.base = t->lora.base;
+    file.revision = t->lora.revision;
     t->lora = file;
     for (int i = 0; i < t->model.n_projections; i++)
         t->model.projections[i]->lora_dropout = (float)file.dropout;
@@ -68,6 +86,7 @@ static q3_status open_adapter(q3_trainer *t)
     const char *dir = t->config->lora.init_adapter;
     if (!dir)
         return Q3_OK;
+    Q3_TRY(q3_hub_place(&dir, &t->run, dir, NULL));
     Q3_TRY(q3_lora_load(&t->trainable, &t->lora, &t->model, &t->run, dir));
     return q3_trainable_shadow(&t->trainable, &t->values, t->ctx.dtype);
 }
@@ -91,18 +110,18 @@ static q3_status open_collator(q3_trainer *t)
     const q3_model_config *m = &t->model.config;
     if (!m->has_vision)
         return q3_fail(Q3_ERR_MODEL, "%s: a text-only model; vision fine-tuning needs a Qwen3-VL model",
-                       c->model.path);
-    Q3_TRY(q3_tokenizer_open(&t->tokenizer, c->model.path));
-    if (!q3_chat_template_known(c->model.path))
+                       t->model_dir);
+    Q3_TRY(q3_tokenizer_open(&t->tokenizer, t->model_dir));
+    if (!q3_chat_template_known(t->model_dir))
         q3_warn("%s: its chat template is not that of Qwen3-VL-Instruct, which this program writes out; the "
                 "model may "
                 "expect another form",
-                c->model.path);
-    Q3_TRY(q3_collator_init(&t->collator, c->model.path, t->tokenizer, m->image_token, m->video_token,
+                t->model_dir);
+    Q3_TRY(q3_collator_init(&t->collator, t->model_dir, t->tokenizer, m->image_token, m->video_token,
                             m->text.vocab_size));
     int64_t min = c->data.min_pixels, max = c->data.max_pixels;
     Q3_TRY(q3_vision_spec_limit(&t->collator.vision, min > 0 ? min : 0, max > 0 ? max : 0));
-    Q3_TRY(q3_vision_spec_check(&t->collator.vision, &m->vision, c->model.path));
+    Q3_TRY(q3_vision_spec_check(&t->collator.vision, &m->vision, t->model_dir));
     t->collator.image.max_side = (int)c->data.max_side;
     t->collator.max_length = c->collator.max_length;
     t->collator.on_overflow = (q3_overflow)c->collator.on_overflow;

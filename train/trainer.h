@@ -29,6 +29,7 @@ typedef struct q3_trainer {
     q3_arena run, step; /* run: on the host; step: on the device */
     q3_arena values;    /* of the run, on the device: parameters, gradients, optimizer states */
     q3_ctx ctx;
+    const char *model_dir; /* what model.path means: itself, or where a model of the hub lies */
     q3_model model;
     q3_trainable trainable;
     q3_lora_config lora; /* r 0 when the whole model is tuned */

@@ -4,10 +4,12 @@
  *                [--threads 0]
  *
  * decode      tokens a second of passes without prompts, for one request and for eight at a time
- * static      requests that want between 1/8 and all of --new tokens, eight at a time: the next eight begin when all are done
+ * static      requests that want between 1/16 and all of --new tokens, many of them few, eight at a time: the next eight
+ *             begin when all are done
  * continuous  the same requests, each beginning where another one ends
  * scheduler   what a pass takes beside the network
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +22,7 @@
 
 #define RESERVED ((size_t)1 << 40) // addresses, not memory
 
-enum { BATCH = 8, MOST = 1 << 16 };
+enum { BATCH = 8, MOST = 1 << 16, SHORTEST = 16 }; // SHORTEST: part of --new that the shortest answer has
 
 typedef struct bench {
     const char *model, *device;
@@ -39,11 +41,12 @@ typedef struct taken {
     q3_scheduler_stats stats;
 } taken;
 
-/* How many tokens request i wants: spread evenly, in an order that mixes them. */
+/* How many tokens request i wants: their logarithms are spread evenly, the golden ratio mixes them. */
 static int64_t wanted(const bench *b, int64_t i)
 {
-    int64_t least = (b->room + 7) / 8;
-    return least + i * 7919 % b->requests * (b->room - least) / (b->requests > 1 ? b->requests - 1 : 1);
+    double at = 0.6180339887498949 * (double)(i + 1);
+    double n = (double)b->room / pow(SHORTEST, at - floor(at));
+    return n < 1 ? 1 : (int64_t)n;
 }
 
 static q3_status submit(const bench *b, q3_scheduler *s, int64_t i, int64_t tokens)
@@ -108,10 +111,11 @@ static q3_status mixed(bench *b)
     taken waits, joins;
     Q3_TRY(measure(&waits, b, b->requests, BATCH, 0));
     Q3_TRY(measure(&joins, b, b->requests, b->requests, 0));
-    printf("static       %.0f tokens in %.2f s, %.1f tokens/s\n", waits.tokens, waits.seconds,
-           waits.tokens / waits.seconds);
-    printf("continuous   %.0f tokens in %.2f s, %.1f tokens/s: %.2f times static\n", joins.tokens,
-           joins.seconds, joins.tokens / joins.seconds, waits.seconds / joins.seconds);
+    printf("static       %.0f tokens in %.2f s and %lld passes, %.1f tokens/s\n", waits.tokens, waits.seconds,
+           (long long)waits.stats.passes, waits.tokens / waits.seconds);
+    printf("continuous   %.0f tokens in %.2f s and %lld passes, %.1f tokens/s: %.2f times static\n",
+           joins.tokens, joins.seconds, (long long)joins.stats.passes, joins.tokens / joins.seconds,
+           waits.seconds / joins.seconds);
     double beside = joins.seconds - joins.stats.prefill_seconds - joins.stats.decode_seconds;
     printf("scheduler    %.1f us a pass beside the network, %.2f %% of the time\n",
            1e6 * beside / (double)joins.stats.passes, 100 * beside / joins.seconds);

@@ -130,7 +130,7 @@ static void mistakes_are_usage_errors(void **state)
                    "there is nothing to judge: give --weights, --kv-type or --reference");
     q3_ask_refused_about(Q3_PROGRAM, "quality --weights nf4", 2, "quality needs --model DIR");
     q3_ask_refused_about(Q3_PROGRAM, "quality --model " MODEL " --weights int5" DATA, 2,
-                         "weights \"int5\" are unknown; there are auto, f32");
+                         "--weights is \"int5\"; it must be auto, f32");
     q3_ask_refused_about(Q3_PROGRAM, "quality --model " MODEL " --kv-type fp8" DATA, 2,
                          "--kv-type is \"fp8\"; it must be auto, f32, bf16, int8 or int4");
     q3_ask_refused_about(Q3_PROGRAM, "quality --model " MODEL " --weights nf4 --max-kl none", 2,

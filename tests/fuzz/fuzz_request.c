@@ -2,8 +2,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "infer/api_cog_schema.h"
-#include "infer/api_openai_request.h"
+#include "serve/api_cog_schema.h"
+#include "serve/api_openai_request.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

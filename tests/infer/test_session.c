@@ -54,8 +54,13 @@ static void what_does_not_go_together_is_refused(void **state)
             &o);
     o = options_with(0, false);
     o.model = "tests/golden/model-a/model-nf4";
-    o.weights = "bf16";
-    refused(Q3_ERR_USAGE, "--weights is bf16, and the model in the directory is quantized; leave it out", &o);
+    o.weights = "int8";
+    refused(
+        Q3_ERR_USAGE,
+        "tests/golden/model-a/model-nf4 is quantized in another form already "
+        "(model.language_model.layers.0.self_attn.q_proj.weight); take the weights as they are, or a model "
+        "that is not quantized",
+        &o);
     const q3_session_adapter same[] = { { "one", LORA }, { "one", LORA } };
     o = options_with(2, false);
     o.adapters = same;

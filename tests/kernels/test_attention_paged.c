@@ -29,8 +29,9 @@ static const setting settings[] = {
     { 4, 2, 32, 16, 100, 3, { { 900, 1 }, { 700, 70 }, { 60, 60 } } }, // windows
     { 2, 1, 64, 4, 1, 2, { { 70, 70 }, { 600, 2 } } },
     { 3, 1, 18, 3, 0, 2, { { 75, 75 }, { 20, 1 } } }, // no whole vectors, no int4
+    { 8, 1, 256, 16, 0, 1, { { 1100, 28 } } },        // for many_parts_are_added_up_in_rounds alone
 };
-enum { SETTINGS = sizeof settings / sizeof *settings, TYPES = 4 };
+enum { ROUNDS = sizeof settings / sizeof *settings - 1, SETTINGS = ROUNDS, TYPES = 4 };
 
 static const q3_dtype types[TYPES] = { Q3_F32, Q3_BF16, Q3_I8, Q3_I4 };
 
@@ -185,7 +186,7 @@ static void check(int index, q3_dtype dtype)
     memcpy(what, p.s->sequences, sizeof what);
     q3_cpu_set_level(Q3_CPU_REFERENCE);
     float *want = attend(&p, what, &n);
-    for (int level = Q3_CPU_REFERENCE; level < Q3_CPU_LEVELS; level++) {
+    for (int level = Q3_CPU_PORTABLE; level < Q3_CPU_LEVELS; level++) {
         float *first = NULL;
         for (int threads = 1; q3_cpu_set_level((q3_cpu_isa)level) && threads <= 3; threads++) {
             q3_pool_start(threads);
@@ -255,11 +256,32 @@ static void bits_do_not_depend_on_how_sequences_are_cut(void **unused)
     q3_pool_stop();
 }
 
+/* One thread finds enough items in 7 blocks of rows; more threads divide their keys, for the sums of two parts at a time. */
+static void many_parts_are_added_up_in_rounds(void **unused)
+{
+    (void)unused;
+    problem p = problem_of(ROUNDS, Q3_I8);
+    pairs what = { { 1100, 28 } };
+    for (int level = Q3_CPU_PORTABLE; level < Q3_CPU_LEVELS; level++) {
+        int64_t n;
+        if (!q3_cpu_set_level((q3_cpu_isa)level))
+            continue;
+        float *want = attend(&p, what, &n);
+        q3_pool_start(3);
+        float *got = attend(&p, what, &n);
+        q3_pool_stop();
+        assert_memory_equal(got, want, (size_t)n * sizeof *got);
+        free(got), free(want);
+    }
+    release(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_type_and_level_agrees_with_the_oracle),
         cmocka_unit_test(bits_do_not_depend_on_how_sequences_are_cut),
+        cmocka_unit_test(many_parts_are_added_up_in_rounds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,8 +7,8 @@
 
 #include <pthread.h>
 
-#include "infer/api_cog.h"
-#include "infer/api_openai.h"
+#include "serve/api_cog.h"
+#include "serve/api_openai.h"
 
 typedef struct q3_serve_bed {
     q3_session session;

@@ -1,4 +1,4 @@
-/* infer/page.html in a browser, in front of a server on the tiny base; skipped where there is no Chromium. */
+/* serve/page.html in a browser, in front of a server on the tiny base; skipped where there is no Chromium. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
