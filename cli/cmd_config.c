@@ -98,7 +98,7 @@ static q3_status run(const q3_options *o)
 const q3_command q3_command_config = {
     .name = "config",
     .summary = "show a config with the origin of each value, check it, or list all keys",
-    .usage = "show|check|keys [SECTION] [--config FILE] [key.sub=value ...]",
+    .usage = "show|check|keys [SECTION] [options] [key.sub=value ...]",
     .example = "config show --config configs/sarcasm.json train.max_steps=60",
     .options = options,
     .n_options = sizeof options / sizeof *options,

@@ -19,7 +19,7 @@ static const q3_option options[] = {
     { .name = "include",
       .kind = Q3_OPTION_VALUE,
       .value = "PATTERN",
-      .help = "these files alone; * stands for anything",
+      .help = "these files; *: anything",
       .repeats = true },
     { .name = "dry-run", .kind = Q3_OPTION_FLAG, .help = "list the files and fetch nothing" },
 };

@@ -33,7 +33,7 @@ static q3_status run(const q3_options *o)
 const q3_command q3_command_eval = {
     .name = "eval",
     .summary = "held-out loss and generated answers of a model or an adapter",
-    .usage = "--config FILE [--adapter DIR] [--out DIR] [key.sub=value ...]",
+    .usage = "--config FILE [--adapter DIR] [key.sub=value ...]",
     .example = "eval --config configs/sarcasm.json --adapter runs/sarcasm",
     .options = options,
     .n_options = sizeof options / sizeof *options,

@@ -321,6 +321,22 @@ static q3_status check(bool *interactive, const q3_options *o)
     return Q3_OK;
 }
 
+static q3_status check_file(const char *path)
+{
+    return !path || access(path, R_OK) == 0 ? Q3_OK : q3_fail(Q3_ERR_DATA, "%s: %s", path, strerror(errno));
+}
+
+/* A misspelt name is told before a large model is loaded for it. */
+static q3_status check_files(const q3_options *o)
+{
+    const char *picture;
+    Q3_TRY(check_file(q3_options_get(o, "prompt-file")));
+    Q3_TRY(check_file(q3_options_get(o, "prompts-file")));
+    for (int i = 0; (picture = q3_options_nth(o, "image", i)); i++)
+        Q3_TRY(check_file(picture + (*picture == '@')));
+    return Q3_OK;
+}
+
 static q3_status generate(q3_answering *a, bool interactive)
 {
     q3_arena mem;
@@ -347,6 +363,7 @@ static q3_status run(const q3_options *o)
     bool interactive;
     q3_answering a;
     Q3_TRY(check(&interactive, o));
+    Q3_TRY(check_files(o));
     Q3_TRY(q3_answering_open(&a, o));
     q3_status st = generate(&a, interactive);
     q3_answering_close(&a);

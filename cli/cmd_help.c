@@ -1,5 +1,16 @@
-/* help: the commands; help COMMAND: its options. */
+/* help: the commands; help COMMAND: its options; help LIST: those that commands share. */
+#include <string.h>
+
 #include "cli/options.h"
+
+static const q3_option_list *find_list(const char *heading)
+{
+    for (int i = 0; i < q3_n_commands; i++)
+        for (int k = 0; k < Q3_COMMAND_LISTS && q3_commands[i]->lists[k]; k++)
+            if (strcmp(q3_commands[i]->lists[k]->heading, heading) == 0)
+                return q3_commands[i]->lists[k];
+    return NULL;
+}
 
 static q3_status run(const q3_options *o)
 {
@@ -8,16 +19,21 @@ static q3_status run(const q3_options *o)
         return Q3_OK;
     }
     const q3_command *command;
-    Q3_TRY(q3_command_find(&command, o->words[0]));
     q3_text text = { 0 };
-    q3_options_help(&text, command);
+    const q3_option_list *list = find_list(o->words[0]);
+    if (!list)
+        Q3_TRY(q3_command_find(&command, o->words[0]));
+    if (list)
+        q3_options_help_list(&text, list);
+    else
+        q3_options_help(&text, command);
     return q3_options_print(&text);
 }
 
 const q3_command q3_command_help = {
     .name = "help",
     .summary = "list the commands, or show the options of one",
-    .usage = "[COMMAND]",
+    .usage = "[COMMAND | model | answers]",
     .example = "help config",
     .max_words = 1,
     .run = run,

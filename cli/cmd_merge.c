@@ -19,15 +19,15 @@ static const q3_option options[] = {
     { .name = "dtype",
       .kind = Q3_OPTION_VALUE,
       .value = "WORD",
-      .help = "float32 or bfloat16; default: bfloat16 where the model is, else float32" },
+      .help = "float32, or bfloat16 (default of such models)" },
 };
 
 static q3_status choose_dtype(q3_dtype *out, const q3_options *o, const q3_model *m)
 {
-    static const char *const words[] = { "float32", "bfloat16", NULL };
+    static const char *const words[] = { "float32", "bfloat16", "f32", "bf16", NULL };
     int choice;
     Q3_TRY(q3_options_choice(&choice, o, "dtype", m->config.dtype == Q3_BF16, words));
-    *out = choice ? Q3_BF16 : Q3_F32;
+    *out = choice % 2 ? Q3_BF16 : Q3_F32;
     return Q3_OK;
 }
 
@@ -92,8 +92,8 @@ static q3_status run(const q3_options *o)
 const q3_command q3_command_merge = {
     .name = "merge",
     .summary = "write a model directory with an adapter added into its weights",
-    .usage = "--model DIR --adapter DIR --out DIR [--dtype float32|bfloat16]",
-    .example = "merge --model models/qwen3-vl --adapter runs/sarcasm --out models/sarcasm",
+    .usage = "--model DIR --adapter DIR --out DIR [--dtype WORD]",
+    .example = "merge --model models/base --adapter runs/a --out models/merged",
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .groups = Q3_COMMAND_ENGINE | Q3_COMMAND_HUB,

@@ -19,7 +19,7 @@ static const q3_option options[] = {
       .kind = Q3_OPTION_VALUE,
       .value = "WORD",
       .initial = "nf4",
-      .help = "nf4, fp4, int8: bitsandbytes' form; int4, int4-g32: our own, a scale for 128 or 32" },
+      .help = "nf4, fp4, int8, int4, int4-g32" },
     { .name = "no-double-quant",
       .kind = Q3_OPTION_FLAG,
       .help = "nf4, fp4: keep the block scales in 32 bits" },
@@ -27,7 +27,7 @@ static const q3_option options[] = {
       .kind = Q3_OPTION_VALUE,
       .value = "A,B",
       .initial = "model.visual,lm_head",
-      .help = "leave as they are" },
+      .help = "stay as they are" },
 };
 
 /* Splits "a,b" in place. */

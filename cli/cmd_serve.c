@@ -9,6 +9,7 @@
 
 #include "cli/model_options.h"
 #include "core/file.h"
+#include "core/group.h"
 #include "core/log.h"
 #include "serve/api_cog.h"
 #include "serve/api_openai.h"
@@ -378,6 +379,16 @@ static q3_status start_server(serving *s, q3_server_options *o)
     return Q3_OK;
 }
 
+/* Of the processes that mpirun has started the first serves; the others compute their share until it ends. */
+static q3_status follow(serving *s)
+{
+    q3_sampling_settings sampling;
+    block_signals();
+    q3_status st = open_model(s, &sampling);
+    close_all(s);
+    return st;
+}
+
 static q3_status serve(serving *s, q3_arena *mem)
 {
     q3_server_options server;
@@ -387,6 +398,8 @@ static q3_status serve(serving *s, q3_arena *mem)
     Q3_TRY(read_cog(&cog, s));
     Q3_TRY(refuse_others(s->o));
     Q3_TRY(q3_sampling_settings_check(s->o));
+    if (q3_group_follows())
+        return follow(s);
     if (s->api == API_COG)
         cog.shut_down = shut_down;
     cog.arg = s;
@@ -423,7 +436,7 @@ static q3_status run(const q3_options *o)
     if (q3_options_given(o, "print-openapi"))
         return print_schema(o);
     Q3_TRY(q3_options_choice(&which, o, "api", 0, apis));
-    Q3_TRY(q3_options_need(&model, o, "model"));
+    Q3_TRY(q3_model_place(&model, o)); // before anything listens
     serving *s = q3_calloc(1, sizeof *s);
     if (!s)
         return Q3_ERR_MEMORY;

@@ -10,16 +10,14 @@ static const q3_option options[] = {
       .kind = Q3_OPTION_OPTIONAL,
       .value = "auto|DIR",
       .bare = "auto",
-      .help = "continue from a checkpoint; auto: the newest one, if any" },
+      .help = "go on from a checkpoint; auto: newest" },
     { .name = "output-dir",
       .kind = Q3_OPTION_VALUE,
       .value = "DIR",
       .key = "train.output_dir",
       .help = "directory of the run" },
     { .name = "overwrite", .kind = Q3_OPTION_FLAG, .help = "replace a run that is there" },
-    { .name = "profile",
-      .kind = Q3_OPTION_FLAG,
-      .help = "measure where the time of steps goes, and show it at the end" },
+    { .name = "profile", .kind = Q3_OPTION_FLAG, .help = "show at the end where the time went" },
 };
 
 static q3_status train(const q3_options *o, q3_group *group)
@@ -59,7 +57,7 @@ const q3_command q3_command_train = {
     .name = "train",
     .summary = "fine-tune a model as a config says",
     .usage = "--config FILE [key.sub=value ...]",
-    .example = "train --config configs/sarcasm.json train.seed=7 --output-dir runs/seed-7",
+    .example = "train --config configs/sarcasm.json train.seed=7",
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .groups = Q3_COMMAND_CONFIG | Q3_COMMAND_ENGINE | Q3_COMMAND_HUB,

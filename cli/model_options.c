@@ -4,13 +4,14 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "core/file.h"
 #include "core/log.h"
 
 static const q3_option model_options[] = {
     { .name = "model",
       .kind = Q3_OPTION_VALUE,
       .value = "DIR",
-      .help = "of the model, or of an adapter",
+      .help = "directory of a model or an adapter",
       .alias = "model-dir" },
     { .name = "adapter",
       .kind = Q3_OPTION_VALUE,
@@ -189,7 +190,7 @@ static q3_status read_weights(q3_session_options *s, const q3_options *o)
     Q3_TRY(q3_options_choice(&precision, o, "precision", -1, precisions));
     s->weights = q3_options_get(o, "weights");
     s->dtype = q3_options_get(o, "dtype");
-    if (precision == 0 && s->dtype && strcmp(s->dtype, "float32") != 0)
+    if (precision == 0 && s->dtype && strcmp(s->dtype, "float32") != 0 && strcmp(s->dtype, "f32") != 0)
         return q3_fail(Q3_ERR_USAGE, "--precision fp32 and --dtype %.60s exclude each other", s->dtype);
     if (precision == 1 && s->weights && strcmp(s->weights, "int4") != 0)
         return q3_fail(Q3_ERR_USAGE, "--precision int4 and --weights %.60s exclude each other", s->weights);
@@ -211,13 +212,20 @@ static q3_status read_cache(q3_engine_options *e, const q3_options *o)
     return q3_options_int(&e->window, o, "attn-window", 0, 0, INT32_MAX);
 }
 
+q3_status q3_model_place(const char **out, const q3_options *o)
+{
+    bool here = q3_file_exists("config.json") || q3_file_exists("adapter_config.json");
+    *out = ".";
+    return here && !q3_options_given(o, "model") ? Q3_OK : q3_options_need(out, o, "model");
+}
+
 q3_status q3_model_settings_read(q3_model_settings *out, const q3_options *o)
 {
     *out = (q3_model_settings){ .session = { .merge = q3_options_given(o, "merge"),
                                              .device = q3_options_get(o, "device"),
                                              .attention = q3_options_get(o, "attn") } };
     q3_session_options *s = &out->session;
-    Q3_TRY(q3_options_need(&s->model, o, "model"));
+    Q3_TRY(q3_model_place(&s->model, o));
     const char *adapter;
     for (int i = 0; (adapter = q3_options_nth(o, "adapter", i)); i++)
         Q3_TRY(read_adapter(out, adapter));

@@ -21,6 +21,9 @@ typedef struct q3_model_settings {
     char names[Q3_ADAPTERS_MAX][Q3_ADAPTER_NAME]; /* of the adapters */
 } q3_model_settings;
 
+/* --model, or "." when the program is started in a directory of a model or an adapter. Errors: Q3_ERR_USAGE. */
+q3_status q3_model_place(const char **out, const q3_options *o);
+
 /* Errors: Q3_ERR_USAGE. Starts threads and instruction set as q3_options_start does. */
 q3_status q3_model_settings_read(q3_model_settings *out, const q3_options *o);
 

@@ -10,7 +10,7 @@
 #include "kernels/cpu.h"
 #include "kernels/pool.h"
 
-enum { NAME_BYTES = 64, HELP_COLUMN = 31 };
+enum { NAME_BYTES = 64, HELP_COLUMN = 31, HELP_WIDTH = 80 };
 
 static const q3_option config_options[] = {
     { .name = "config",
@@ -42,7 +42,7 @@ static const q3_option hub_options[] = {
     { .name = "cache-dir",
       .kind = Q3_OPTION_VALUE,
       .value = "DIR",
-      .help = "of models fetched by name (default: $HF_HUB_CACHE)" },
+      .help = "models by name (default: $HF_HUB_CACHE)" },
     { .name = "offline", .kind = Q3_OPTION_FLAG, .help = "fetch nothing: directories and the cache only" },
 };
 
@@ -426,16 +426,23 @@ q3_status q3_options_begin(q3_config *out, const q3_options *o)
 
 /* ---- help ---- */
 
+/* "--kv-type WORD" */
+static int spell(char *out, size_t room, const q3_option *option)
+{
+    int n = option->letter ? snprintf(out, room, "-%c, --%s", option->letter, option->name)
+                           : snprintf(out, room, "--%s", option->name);
+    if (option->kind == Q3_OPTION_VALUE || option->kind == Q3_OPTION_ASSIGN)
+        n += snprintf(out + n, room - (size_t)n, " %s", option->value);
+    else if (option->kind == Q3_OPTION_OPTIONAL)
+        n += snprintf(out + n, room - (size_t)n, " [%s]", option->value);
+    return n;
+}
+
 static void help_line(q3_text *out, const q3_option *option)
 {
-    char left[80];
-    int n = option->letter ? snprintf(left, sizeof left, "  -%c, --%s", option->letter, option->name)
-                           : snprintf(left, sizeof left, "  --%s", option->name);
-    if (option->kind == Q3_OPTION_VALUE || option->kind == Q3_OPTION_ASSIGN)
-        snprintf(left + n, sizeof left - (size_t)n, " %s", option->value);
-    else if (option->kind == Q3_OPTION_OPTIONAL)
-        snprintf(left + n, sizeof left - (size_t)n, " [%s]", option->value);
-    q3_text_printf(out, "%-*s %s", HELP_COLUMN, left, option->help);
+    char left[HELP_WIDTH];
+    spell(left, sizeof left, option);
+    q3_text_printf(out, "  %-*s %s", HELP_COLUMN - 2, left, option->help);
     if (option->repeats)
         q3_text_printf(out, "; repeatable");
     if (option->alias)
@@ -445,33 +452,53 @@ static void help_line(q3_text *out, const q3_option *option)
     q3_text_append(out, "\n", 1);
 }
 
-/* Above the first option of a list; above what stands behind the last list. */
-static void help_heading(q3_text *out, const q3_command *command, const q3_option *option)
+static void help_lines(q3_text *out, const q3_option *options, int n)
 {
-    for (int i = 0; i < Q3_COMMAND_LISTS && command->lists[i]; i++)
-        if (option == command->lists[i]->options)
-            q3_text_printf(out, "\n%s:\n", command->lists[i]->heading);
-    const q3_option *behind = command->groups & Q3_COMMAND_ENGINE ? engine_options
-                              : command->groups & Q3_COMMAND_HUB  ? hub_options
-                                                                  : common_options;
-    if (command->lists[0] && option == behind)
-        q3_text_printf(out, "\nprogram:\n");
+    for (int i = 0; i < n; i++)
+        help_line(out, &options[i]);
+}
+
+/* Names and values alone, side by side: many commands share these options. */
+static void help_overview(q3_text *out, const q3_option_list *list)
+{
+    int column = HELP_WIDTH;
+    q3_text_printf(out, "\n%s (`qwen3-sft help %s` explains them):", list->heading, list->heading);
+    for (int i = 0; i < list->n; i++) {
+        char left[HELP_WIDTH];
+        int n = spell(left, sizeof left, &list->options[i]);
+        bool fits = column + 2 + n <= HELP_WIDTH;
+        q3_text_printf(out, "%s  %s", fits ? "" : "\n", left);
+        column = (fits ? column : 0) + 2 + n;
+    }
+    q3_text_append(out, "\n", 1);
 }
 
 void q3_options_help(q3_text *out, const q3_command *command)
 {
-    q3_options o;
-    fill_table(&o, command);
     q3_text_printf(out, "usage: qwen3-sft %s%s%s\n\n%s\n\noptions:\n", command->name,
                    *command->usage ? " " : "", command->usage, command->summary);
-    for (int i = 0; i < o.n_table; i++) {
-        help_heading(out, command, o.table[i]);
-        help_line(out, o.table[i]);
-    }
+    if (command->groups & Q3_COMMAND_CONFIG)
+        help_lines(out, config_options, COUNT(config_options));
+    help_lines(out, command->options, command->n_options);
+    for (int i = 0; i < Q3_COMMAND_LISTS && command->lists[i]; i++)
+        help_overview(out, command->lists[i]);
+    if (command->lists[0])
+        q3_text_printf(out, "\nprogram:\n");
+    if (command->groups & Q3_COMMAND_ENGINE)
+        help_lines(out, engine_options, COUNT(engine_options));
+    if (command->groups & Q3_COMMAND_HUB)
+        help_lines(out, hub_options, COUNT(hub_options));
+    help_lines(out, common_options, COUNT(common_options));
     if (command->groups & Q3_COMMAND_CONFIG)
         q3_text_printf(out, "%-*s %s\n", HELP_COLUMN, "  key.sub=value, ~key.sub",
                        "override a setting; take one back to its default");
     q3_text_printf(out, "\nexample:\n  qwen3-sft %s\n", command->example);
+}
+
+void q3_options_help_list(q3_text *out, const q3_option_list *list)
+{
+    q3_text_printf(out, "%s:\n", list->heading);
+    help_lines(out, list->options, list->n);
 }
 
 q3_status q3_options_print(q3_text *text)

@@ -69,8 +69,11 @@ q3_status q3_options_start(const q3_options *o);
 /* Both, as train and eval begin; --config must be given. */
 q3_status q3_options_begin(q3_config *out, const q3_options *o);
 
-/* --help of a command. */
+/* --help of a command; of the lists that it shares with others only the names. */
 void q3_options_help(q3_text *out, const q3_command *command);
+
+/* What is left out there. */
+void q3_options_help_list(q3_text *out, const q3_option_list *list);
 
 /* Prints a text to stdout and frees it. */
 q3_status q3_options_print(q3_text *text);

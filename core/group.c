@@ -57,6 +57,12 @@ static bool started_by_mpirun(void)
     return size && atoi(size) > 1;
 }
 
+bool q3_group_follows(void)
+{
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+    return started_by_mpirun() && rank && atoi(rank) > 0;
+}
+
 q3_status q3_group_join(q3_group **out)
 {
     int provided;

@@ -1,6 +1,6 @@
 /* core/group.h - processes that compute one thing together: the ranks of an MPI job.
  *
- *   mpirun -n 2 qwen3-sft generate --tensor-parallel 2 ...
+ *   mpirun -n 2 qwen3-sft generate --parallel tensor ...
  *
  * Open MPI is opened at run time, and only where mpirun has started the program; nothing of it is needed to build. All functions but
  * join are collective or meet a partner: every rank calls the same ones in the same order. What is summed is gathered
@@ -20,6 +20,9 @@ typedef struct q3_group q3_group;
  * Q3_ERR_USAGE where mpirun's variables are set and Open MPI's library cannot be opened. */
 q3_status q3_group_join(q3_group **out);
 void q3_group_leave(q3_group *g); /* waits for all; NULL is fine */
+
+/* Known before joining: mpirun has started this process, and it is not the first one. */
+bool q3_group_follows(void);
 
 int q3_group_rank(const q3_group *g);
 int q3_group_size(const q3_group *g);

@@ -369,7 +369,8 @@ static q3_status refusal(const q3_hub_http *h, const exchange *x)
     if (x->st != Q3_OK)
         return x->st;
     if (x->code != CURLE_OK)
-        return q3_fail(Q3_ERR_NETWORK, "%s: %.300s: %s", h->repo->id, x->url, curl_easy_strerror(x->code));
+        return q3_fail(Q3_ERR_NETWORK, "%s is no directory here, and %.300s: %s", h->repo->id, x->url,
+                       curl_easy_strerror(x->code));
     if (strcmp(r->error_code, "GatedRepo") == 0)
         return gated(h);
     if (strcmp(r->error_code, "RepoNotFound") == 0 || strcmp(r->error_code, "RevisionNotFound") == 0 ||

@@ -199,9 +199,10 @@ static q3_status check_ids(const q3_prompt *prompt, const q3_prompter *p, int n_
     if (prompt->n < 1)
         return q3_fail(Q3_ERR_DATA, "the prompt is empty");
     if (prompt->n > most)
-        return q3_fail(Q3_ERR_LIMIT, "the prompt has %lld tokens, and at most %lld are possible%s",
+        return q3_fail(Q3_ERR_LIMIT,
+                       "the prompt has %lld tokens, and at most %lld are possible; shorten it%s",
                        (long long)prompt->n, (long long)most,
-                       n_pictures ? "; smaller pictures (--max-pixels) have fewer" : "");
+                       n_pictures ? ", or take smaller pictures (--max-pixels)" : "");
     for (int64_t t = 0; t < prompt->n; t++) {
         if (prompt->ids[t] < 0 || prompt->ids[t] >= c->text.vocab_size)
             return q3_fail(Q3_ERR_DATA, "token id %d is not in the model's vocabulary of %d",

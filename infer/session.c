@@ -1,5 +1,7 @@
 #include "infer/session.h"
 
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/file.h"
@@ -55,10 +57,12 @@ static q3_status base_of(const char **out, q3_arena *mem, const char *dir, const
                      dir, name);
 }
 
-/* The last part of a path, whatever slashes it ends with; of a name of the hub, without the revision. */
+/* The last part of a path, whatever slashes it ends with; of "." the directory's, of a name of the hub without the
+ * revision. */
 static const char *name_of(q3_arena *mem, const char *path)
 {
-    char *copy = q3_arena_strdup(mem, path);
+    char real[PATH_MAX];
+    char *copy = q3_arena_strdup(mem, strcmp(path, ".") == 0 && realpath(path, real) ? real : path);
     size_t n = copy ? strlen(copy) : 0;
     while (n > 1 && copy[n - 1] == '/')
         copy[--n] = 0;
@@ -202,7 +206,7 @@ static q3_status spread(q3_session *s, const q3_session_options *o)
 
 static q3_status open_ground(q3_session *s, const q3_session_options *o)
 {
-    static const char *const dtypes[] = { "auto", "float32", "bfloat16", NULL };
+    static const char *const dtypes[] = { "auto", "float32", "bfloat16", "f32", "bf16", NULL };
     // the first four in the order of q3_attention_kind; then the names of other programs for them
     static const char *const attentions[] = { "auto",      "cudnn", "flash",
                                               "reference", "sdpa",  "flash_attention_2",
@@ -210,6 +214,7 @@ static q3_status open_ground(q3_session *s, const q3_session_options *o)
     int dtype, attention;
     Q3_TRY(find_word(&dtype, dtypes, o->dtype, "--dtype"));
     Q3_TRY(find_word(&attention, attentions, o->attention, "--attn"));
+    dtype = dtype > 2 ? dtype - 2 : dtype; // the short names of the same
     Q3_TRY(q3_arena_create(&s->run, "run arena", ARENA_BYTES));
     Q3_TRY(q3_device_open(&s->cuda, o->device ? o->device : "auto"));
     if (!s->cuda && dtype == 2)
@@ -262,13 +267,12 @@ static size_t cache_bytes(const q3_session *s, q3_dtype dtype)
     return 2 * (size_t)c->layers * bytes;
 }
 
-static void tell(const q3_session *s)
+static void tell(const q3_session *s, int64_t parameters)
 {
-    int64_t text, vision, tokens = q3_engine_blocks(s->engine) * Q3_ENGINE_BLOCK;
+    int64_t tokens = q3_engine_blocks(s->engine) * Q3_ENGINE_BLOCK;
     const q3_engine_options *e = q3_engine_settings(s->engine);
     const q3_model *m = &s->model;
-    q3_model_parameters(&m->config, &text, &vision);
-    q3_info("model       %s: %s parameters, weights in %s", s->name, q3_count((uint64_t)(text + vision)),
+    q3_info("model       %s: %s parameters, weights in %s", s->name, q3_count((uint64_t)parameters),
             type_name(m->n_projections ? m->projections[m->n_projections - 1]->w->dtype : Q3_F32));
     if (s->merged)
         q3_info("adapter     %s, merged into the weights", s->merged);
@@ -289,17 +293,19 @@ static void tell(const q3_session *s)
 static q3_status open_all(q3_session *s, const q3_session_options *o)
 {
     places p;
+    int64_t text, vision;
     Q3_TRY(join(s, o));
     Q3_TRY(open_ground(s, o));
     s->name = name_of(&s->run, o->model);
     Q3_TRY(find_places(&p, s, o));
     Q3_TRY(open_model(s, p.model, o));
     Q3_TRY(open_adapters(s, &p, o));
+    q3_model_parameters(&s->model.config, &text, &vision); // those of all processes
     Q3_TRY(spread(s, o));
     Q3_TRY(open_prompter(s, p.model, o));
     Q3_TRY(q3_engine_create(&s->engine, &s->model, &s->ctx, &s->adapters, &o->engine));
     Q3_TRY(q3_scheduler_create(&s->scheduler, s->engine, &o->scheduler));
-    tell(s);
+    tell(s, text + vision);
     return Q3_OK;
 }
 

@@ -10,8 +10,10 @@
 static q3_status choose_dtype(q3_dtype *out, const char *word, bool cuda)
 {
     const bool given = word && strcmp(word, "auto") != 0;
-    if (given && strcmp(word, "float32") != 0 && strcmp(word, "bfloat16") != 0)
-        return q3_fail(Q3_ERR_USAGE, "--dtype is \"%.60s\"; it must be auto, float32 or bfloat16", word);
+    if (given && strcmp(word, "float32") != 0 && strcmp(word, "bfloat16") != 0 && strcmp(word, "f32") != 0 &&
+        strcmp(word, "bf16") != 0)
+        return q3_fail(Q3_ERR_USAGE, "--dtype is \"%.60s\"; it must be auto, float32, bfloat16, f32 or bf16",
+                       word);
     if (given && *word == 'b' && !cuda)
         return q3_fail(Q3_ERR_USAGE,
                        "--dtype is bfloat16, and the CPU computes in float32; use auto or float32");

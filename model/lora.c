@@ -240,8 +240,10 @@ static q3_status tensor_place(q3_proj **p, bool *is_b, const q3_model *model, co
     int64_t want = q3_dim((*p)->w, *is_b ? 0 : 1);
     if (t->ndim != 2 || t->shape[*is_b ? 0 : 1] != want || t->shape[*is_b ? 1 : 0] < 1 ||
         (t->dtype != Q3_F32 && t->dtype != Q3_BF16 && t->dtype != Q3_F16))
-        return q3_fail(Q3_ERR_FORMAT, "%s: tensor %s is %s %s, and the layer it is for is %s", file, t->name,
-                       q3_st_shape(t), t->dtype_name, q3_shape((*p)->w));
+        return q3_fail(
+            Q3_ERR_FORMAT,
+            "%s: tensor %s is %s %s, and the layer it is for is %s; is it an adapter for another model?",
+            file, t->name, q3_st_shape(t), t->dtype_name, q3_shape((*p)->w));
     return Q3_OK;
 }
 

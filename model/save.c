@@ -247,8 +247,9 @@ static q3_status quantize_one(q3_st_tensor *out, int64_t *n_out, q3_arena *mem, 
     q3_quantized q;
     int parts = o->load_in_8bit ? Q3_8BIT_TENSORS : Q3_INT4_TENSORS;
     if (s->dtype > Q3_F16)
-        return q3_fail(Q3_ERR_MODEL, "tensor %s is %s; F32, BF16 and F16 can be quantized", s->name,
-                       s->dtype_name);
+        return q3_fail(Q3_ERR_MODEL,
+                       "tensor %s is %s; only F32, BF16 and F16 are quantized: take the original model",
+                       s->name, s->dtype_name);
     if (o->load_in_8bit) {
         Q3_TRY(quantize_int8(out + *n_out, mem, name, s));
     } else {

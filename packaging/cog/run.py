@@ -86,7 +86,7 @@ class Reranker(BaseRunner):
         instruction: str = Input(description="What makes a document relevant", default=None),
         top_k: int = Input(description="How many of the best are returned", default=5, ge=1, le=100),
         batch_size: int = Input(description="Documents computed at a time", default=8, ge=1, le=32),
-    ) -> dict:
+    ) -> str:
         return post(
             {
                 "instruction": instruction,

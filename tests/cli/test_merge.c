@@ -167,7 +167,7 @@ static void mistakes_leave_nothing(void **state)
     q3_ask_refused_about(Q3_PROGRAM, command(A "model", B "lora-fp32-final", ""), 4,
                          "adapter_model.safetensors");
     q3_ask_refused_about(Q3_PROGRAM, command(A "model", A "lora-fp32-final", "--dtype f16"), 2,
-                         "--dtype is \"f16\"; it must be float32 or bfloat16");
+                         "--dtype is \"f16\"; it must be float32, bfloat16, f32 or bf16");
     q3_ask_refused_about(Q3_PROGRAM, command(A "model", A "lora-fp32-final", "--device cuda"), 2,
                          "merge works on the CPU alone");
     char path[600];

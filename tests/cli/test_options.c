@@ -221,16 +221,19 @@ static void numbers_with_a_fraction_are_checked(void **state)
     }
 }
 
-static void a_list_has_a_heading_of_its_own(void **state)
+static void a_list_is_named_by_its_commands_and_explained_by_itself(void **state)
 {
     (void)state;
-    q3_text help = { 0 };
+    q3_text help = { 0 }, whole = { 0 };
     q3_options_help(&help, &with_list);
-    assert_non_null(strstr(help.data,
-                           "\npictures:\n"
-                           "  --image FILE                  a picture; repeatable (--the-media)\n"));
+    assert_non_null(
+        strstr(help.data, "\npictures (`qwen3-sft help pictures` explains them):\n  --image FILE  "));
     assert_non_null(strstr(help.data, "\nprogram:\n  -q, --quiet"));
+    q3_options_help_list(&whole, with_list.lists[0]);
+    assert_non_null(
+        strstr(whole.data, "  --image FILE                  a picture; repeatable (--the-media)\n"));
     q3_text_free(&help);
+    q3_text_free(&whole);
 }
 
 static void words_behind_two_dashes_are_words(void **state)
@@ -374,6 +377,29 @@ static void help_fits_one_screen_and_exits_0(void **state)
     q3_text_free(&full_help);
 }
 
+/* Of a tall terminal, 80 columns wide. */
+static void no_help_is_longer_than_a_screen(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "train",    "eval",     "generate", "chat",    "rerank", "serve",
+                                         "tokenize", "trace",    "quantize", "merge",   "bench",  "quality",
+                                         "config",   "download", "model",    "answers", NULL };
+    for (int i = 0; names[i]; i++) {
+        answer a;
+        char line[64];
+        snprintf(line, sizeof line, "help %s", names[i]);
+        run_program(&a, line);
+        assert_int_equal(a.code, 0);
+        int lines = 0, column = 0;
+        for (const char *p = a.out; *p; p++) {
+            column = *p == '\n' ? 0 : column + 1;
+            lines += *p == '\n';
+            assert_true(column <= 80);
+        }
+        assert_true(lines <= 54);
+    }
+}
+
 static void the_bare_program_prints_help_and_exits_2(void **state)
 {
     (void)state;
@@ -431,7 +457,8 @@ int main(void)
         cmocka_unit_test(an_option_may_be_given_several_times_under_either_name),
         cmocka_unit_test(an_assignment_is_checked_as_its_option_is),
         cmocka_unit_test(numbers_with_a_fraction_are_checked),
-        cmocka_unit_test(a_list_has_a_heading_of_its_own),
+        cmocka_unit_test(a_list_is_named_by_its_commands_and_explained_by_itself),
+        cmocka_unit_test(no_help_is_longer_than_a_screen),
         cmocka_unit_test(words_behind_two_dashes_are_words),
         cmocka_unit_test(values_are_checked),
         cmocka_unit_test(the_engine_starts_as_asked),

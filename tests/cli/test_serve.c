@@ -177,6 +177,40 @@ static void cog_is_served_alone_and_shut_down(void **state)
     expect_end(&p, 0, "no more requests are taken");
 }
 
+static void the_first_of_several_processes_serves(void **state)
+{
+    (void)state;
+    if (system("command -v mpirun >/dev/null") != 0)
+        skip();
+    setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
+    setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
+    setenv("OMPI_MCA_rmaps_base_oversubscribe", "1", 1);
+    setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 1);
+    setenv("ASAN_OPTIONS", "detect_leaks=0", 1); // Open MPI keeps what it has allocated
+    q3_process p = { 0 };
+    const char *const words[] = { "mpirun",  "-n",  "2",          "--quiet", Q3_PROGRAM, "serve",
+                                  "--model", MODEL, "--api",      "cog",     "--host",   "127.0.0.1",
+                                  "--port",  "0",   "--parallel", "tensor" };
+    q3_process_add(&p, "/usr/bin/env");
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        q3_process_add(&p, words[i]);
+    q3_process_start(&p);
+    int port = ready(&p);
+    q3_reply_expect(
+        q3_http(port, "POST", "/predictions", NULL,
+                "{\"input\": {\"prompt\": \"hello\", \"max_new_tokens\": 2, \"temperature\": 0}}"),
+        200, "status", "succeeded");
+    q3_reply r = q3_http(port, "POST", "/shutdown", NULL, "");
+    assert_int_equal(r.status, 200);
+    q3_reply_free(&r);
+    q3_process_wait(&p);
+    unsetenv("ASAN_OPTIONS");
+    assert_int_equal(p.code, 0);
+    const char *first = strstr(p.err, "listening");
+    assert_null(strstr(first + 1, "listening"));
+    q3_process_free(&p);
+}
+
 static void an_open_door_is_warned_of(void **state)
 {
     (void)state;
@@ -195,6 +229,7 @@ int main(void)
         cmocka_unit_test(answers_that_take_too_long_are_cut_short),
         cmocka_unit_test(a_taken_port_is_named),
         cmocka_unit_test(cog_is_served_alone_and_shut_down),
+        cmocka_unit_test(the_first_of_several_processes_serves),
         cmocka_unit_test(an_open_door_is_warned_of),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -217,7 +217,7 @@ static void what_cannot_be_a_prompt_is_refused(void **state)
     refused(Q3_ERR_DATA, "the text is not valid UTF-8 at byte 1", &p,
             &(q3_message){ .role = "user", .text = "x\xff" }, 1, 0);
     p.max_tokens = 8;
-    refused(Q3_ERR_LIMIT, "the prompt has 10 tokens, and at most 8 are possible", &p, &hi, 1, 0);
+    refused(Q3_ERR_LIMIT, "the prompt has 10 tokens, and at most 8 are possible; shorten it", &p, &hi, 1, 0);
     p.plain = true;
     refused(Q3_ERR_DATA, "the prompt is empty", &p, &(q3_message){ .role = "user", .text = "" }, 1, 0);
     assert_int_equal(q3_prompt_of_ids(&prompt, &mem, &prompter, ids, 2, NULL, 0), Q3_ERR_DATA);
