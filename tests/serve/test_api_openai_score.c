@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "core/file.h"
 #include "eval/generation.h"
@@ -271,6 +272,48 @@ static void scores_are_the_same_beside_answers(void **state)
     q3_serve_expect_idle(&bed);
 }
 
+static void *long_stream_in_a_thread(void *arg)
+{
+    *(q3_reply *)arg =
+        q3_http(bed.port, "POST", "/v1/chat/completions", NULL,
+                "{" HELLO ",\"guided_regex\":\"a[ab]{900}\",\"max_tokens\":420,\"stream\":true}");
+    return NULL;
+}
+
+/* Four answers of 400 tokens leave too little of a cache of 2048: the score comes when they have ended. */
+static void a_score_waits_for_room_in_the_cache(void **state)
+{
+    (void)state;
+    static const struct timespec moment = { .tv_nsec = 200000 };
+    q3_reply streams[4];
+    pthread_t threads[4];
+    q3_service_stats stats;
+    q3_text body = { 0 };
+    q3_text_printf(&body, "{" LABELS ",\"messages\":[{\"role\":\"user\",\"content\":\"");
+    for (int i = 0; i < 540; i++)
+        q3_text_printf(&body, "x ");
+    q3_text_printf(&body, "\"}]}");
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, long_stream_in_a_thread, &streams[i]), 0);
+    for (int i = 0; i < 10000; i++, nanosleep(&moment, NULL)) {
+        q3_service_stats_of(&stats, bed.service);
+        if (stats.scheduler.running == 4 && stats.scheduler.free_blocks < stats.scheduler.blocks / 2)
+            break;
+    }
+    assert_int_equal(stats.scheduler.running, 4);
+    q3_reply r = post(body.data);
+    assert_int_equal(r.status, 200);
+    assert_true(q3_reply_number(&r, "usage.prompt_tokens") > 1024);
+    for (int i = 0; i < 4; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(streams[i].status, 200);
+        q3_reply_free(&streams[i]);
+    }
+    q3_reply_free(&r);
+    q3_text_free(&body);
+    q3_serve_expect_idle(&bed);
+}
+
 static int open_bed(void **state)
 {
     (void)state;
@@ -299,6 +342,7 @@ int main(void)
         cmocka_unit_test(what_is_too_long_is_refused),
         cmocka_unit_test(what_the_cache_cannot_hold_fails_alone),
         cmocka_unit_test(scores_are_the_same_beside_answers),
+        cmocka_unit_test(a_score_waits_for_room_in_the_cache),
     };
     return cmocka_run_group_tests(tests, open_bed, close_bed);
 }
