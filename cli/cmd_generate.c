@@ -378,6 +378,6 @@ const q3_command q3_command_generate = {
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .lists = { &q3_model_list, &q3_sampling_list },
-    .groups = Q3_COMMAND_ENGINE | Q3_COMMAND_HUB,
+    .groups = Q3_COMMAND_ENGINE | Q3_COMMAND_HUB | Q3_COMMAND_RANKS,
     .run = run,
 };

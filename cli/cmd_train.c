@@ -60,6 +60,6 @@ const q3_command q3_command_train = {
     .example = "train --config configs/sarcasm.json train.seed=7",
     .options = options,
     .n_options = sizeof options / sizeof *options,
-    .groups = Q3_COMMAND_CONFIG | Q3_COMMAND_ENGINE | Q3_COMMAND_HUB,
+    .groups = Q3_COMMAND_CONFIG | Q3_COMMAND_ENGINE | Q3_COMMAND_HUB | Q3_COMMAND_RANKS,
     .run = run,
 };

@@ -44,6 +44,7 @@ enum {
     Q3_COMMAND_CONFIG = 1, /* --config FILE, --set KEY=VALUE, key.sub=value, ~key.sub, --key.sub value */
     Q3_COMMAND_ENGINE = 2, /* --threads, --cpu-level, --device */
     Q3_COMMAND_HUB = 4,    /* --cache-dir, --offline: a model may be a name of the hub */
+    Q3_COMMAND_RANKS = 8,  /* several processes may run it together, under mpirun */
 };
 
 enum { Q3_COMMAND_LISTS = 4 };

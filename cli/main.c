@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cli/options.h"
+#include "core/group.h"
 #include "core/log.h"
 #include "data/hub.h"
 #include "kernels/pool.h"
@@ -77,6 +78,10 @@ static q3_status run_command(const q3_command *command, int argc, const char *co
             q3_options_help(&help, command);
             return q3_options_print(&help);
         }
+    if (q3_group_started() > 1 && !(command->groups & Q3_COMMAND_RANKS))
+        return q3_fail(Q3_ERR_USAGE,
+                       "mpirun has started %d processes, and `%s` is for one; run it without mpirun",
+                       q3_group_started(), command->name);
     Q3_TRY(q3_options_parse(&o, command, argc, argv));
     q3_status st = set_log_level(&o);
     st = st ? st : set_hub(&o);

@@ -51,27 +51,27 @@ struct q3_group {
     int64_t capacity;
 };
 
-static bool started_by_mpirun(void)
+int q3_group_started(void)
 {
     const char *size = getenv("OMPI_COMM_WORLD_SIZE");
-    return size && atoi(size) > 1;
+    return size && atoi(size) > 1 ? atoi(size) : 1;
 }
 
 bool q3_group_follows(void)
 {
     const char *rank = getenv("OMPI_COMM_WORLD_RANK");
-    return started_by_mpirun() && rank && atoi(rank) > 0;
+    return q3_group_started() > 1 && rank && atoi(rank) > 0;
 }
 
 q3_status q3_group_join(q3_group **out)
 {
     int provided;
     *out = NULL;
-    if (!started_by_mpirun())
+    if (q3_group_started() == 1)
         return Q3_OK;
     if (!q3_library_open(&library))
-        return q3_fail(Q3_ERR_USAGE, "mpirun has started %s processes, but %s",
-                       getenv("OMPI_COMM_WORLD_SIZE"), library.why);
+        return q3_fail(Q3_ERR_USAGE, "mpirun has started %d processes, but %s", q3_group_started(),
+                       library.why);
     q3_group *g = q3_calloc(1, sizeof *g);
     if (!g)
         return Q3_ERR_MEMORY;

@@ -23,6 +23,7 @@ void q3_group_leave(q3_group *g); /* waits for all; NULL is fine */
 
 /* Known before joining: mpirun has started this process, and it is not the first one. */
 bool q3_group_follows(void);
+int q3_group_started(void); /* processes that mpirun has started; 1 without it */
 
 int q3_group_rank(const q3_group *g);
 int q3_group_size(const q3_group *g);

@@ -94,6 +94,20 @@ static void a_mistake_ends_all_ranks_with_its_code(void **state)
     q3_process_free(&p);
 }
 
+static void a_command_for_one_process_is_refused(void **state)
+{
+    (void)state;
+    if (!mpirun_is_there())
+        skip();
+    q3_process one = { 0 };
+    q3_process_add(&one, Q3_PROGRAM);
+    q3_process_add(&one, "version");
+    q3_process p = by_ranks(one, "2");
+    q3_run_expect(&p, 2);
+    assert_non_null(strstr(p.err, "mpirun has started 2 processes, and `version` is for one"));
+    q3_process_free(&p);
+}
+
 int main(void)
 {
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
@@ -105,6 +119,7 @@ int main(void)
         cmocka_unit_test(ranks_give_the_bytes_of_one),
         cmocka_unit_test(another_number_of_ranks_goes_on),
         cmocka_unit_test(a_mistake_ends_all_ranks_with_its_code),
+        cmocka_unit_test(a_command_for_one_process_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
