@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "infer/sequence.h"
+#include "model/share.h"
 #if defined(Q3_CUDA)
 #include "kernels/sample.h"
 #endif
@@ -223,16 +224,6 @@ static void ask_for_all(pass *p)
     p->want.gather |= p->want.all != p->batch.n_tokens;
 }
 
-/* Rows of x, in place. */
-static q3_tensor *rows_of(q3_ctx *ctx, const q3_tensor *x, int64_t begin, int64_t n)
-{
-    const int64_t shape[2] = { n, q3_dim(x, -1) };
-    char *data = (char *)x->data + q3_dtype_bytes(x->dtype, begin * shape[1]);
-    q3_tensor *out = q3_tensor_wrap(&ctx->meta, data, x->dtype, 2, shape);
-    Q3_CHECK(out, "%s", q3_error());
-    return out;
-}
-
 /* On a device: the likeliest id of each row of logits, and behind them 1 where a logit is not finite: [n + 1]. */
 static q3_tensor *likeliest_ids(q3_ctx *ctx, const q3_tensor *logits)
 {
@@ -288,11 +279,11 @@ static q3_tensor *forward(q3_ctx *ctx, void *arg)
     q3_tensor *x = q3_qwen3vl_hidden(ctx, p->e->model, &f, &p->batch, w->gather ? w->rows : NULL, w->all);
     int64_t heads = w->logits + w->likeliest;
     if (heads)
-        p->logits = q3_linear(ctx, rows_of(ctx, x, 0, heads), p->e->model->head, NULL);
+        p->logits = q3_linear(ctx, q3_rows_of(ctx, x, 0, heads), p->e->model->head, NULL);
     if (w->likeliest && ctx->data->cuda)
-        p->likeliest = likeliest_ids(ctx, rows_of(ctx, p->logits, w->logits, w->likeliest));
+        p->likeliest = likeliest_ids(ctx, q3_rows_of(ctx, p->logits, w->logits, w->likeliest));
     if (w->hidden)
-        p->hidden = rows_of(ctx, x, heads, w->hidden);
+        p->hidden = q3_rows_of(ctx, x, heads, w->hidden);
     return x;
 }
 
@@ -379,11 +370,11 @@ static q3_status read(int *flawed, const pass *p, const q3_feed *feeds)
     int64_t V = p->e->model->config.text.vocab_size, C = p->e->model->config.text.hidden_size;
     const float *x;
     if (w->logits) {
-        x = q3_on_host(ctx, rows_of(ctx, p->logits, 0, w->logits));
+        x = q3_on_host(ctx, q3_rows_of(ctx, p->logits, 0, w->logits));
         Q3_TRY(hand_out(flawed, p, feeds, Q3_WANT_LAST, Q3_WANT_ALL, x, V));
     }
     if (w->likeliest && !(p->likeliest && take_likeliest(p))) {
-        x = q3_on_host(ctx, rows_of(ctx, p->logits, w->logits, w->likeliest));
+        x = q3_on_host(ctx, q3_rows_of(ctx, p->logits, w->logits, w->likeliest));
         Q3_TRY(hand_out(flawed, p, feeds, Q3_WANT_LIKELIEST, Q3_WANT_LIKELIEST, x, V));
     }
     if (w->hidden) {

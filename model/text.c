@@ -4,7 +4,7 @@
 
 #include "kernels/attention_paged.h"
 #include "model/offload.h"
-#include "model/part.h"
+#include "model/share.h"
 #include "model/rotary.h"
 #include "model/split.h"
 
@@ -188,7 +188,7 @@ static q3_tensor *enter(q3_ctx *ctx, const q3_model *m, const q3_batch *b, const
 }
 
 /* What the last layer has made, whole and for everybody. */
-static q3_tensor *leave(q3_ctx *ctx, const q3_model *m, const q3_batch *b, const q3_part *part, q3_tensor *x)
+static q3_tensor *leave(q3_ctx *ctx, const q3_model *m, const q3_batch *b, const q3_share *part, q3_tensor *x)
 {
     if (part->cut)
         return q3_split_gather(ctx, &m->split, x, b->n_tokens);
@@ -202,7 +202,7 @@ q3_tensor *q3_text_forward(q3_ctx *ctx, const q3_model *m, const q3_forward *f, 
 {
     const q3_text_config *c = &m->config.text;
     decoder d = decoder_of(ctx, m, f, b);
-    q3_part part = q3_part_of(ctx, m, f, b, vision);
+    q3_share part = q3_share_of(ctx, m, f, b, vision);
     decoder *layers = q3_list(ctx, sizeof d * (size_t)c->layers);
     q3_tensor *x = enter(ctx, m, b, vision);
     const int32_t *image_rows = b->image_rows;

@@ -1,10 +1,10 @@
-/* model/part.h - the part of a pass that is this rank's, where ranks share the tokens (model/split.h, sequence). */
-#ifndef Q3_MODEL_PART_H
-#define Q3_MODEL_PART_H
+/* model/share.h - the share of a pass that is this rank's, where ranks share the tokens (model/split.h, sequence). */
+#ifndef Q3_MODEL_SHARE_H
+#define Q3_MODEL_SHARE_H
 
 #include "model/forward.h"
 
-typedef struct q3_part {
+typedef struct q3_share {
     bool cut;            /* false: everything is this rank's, and the rest is as it was */
     int64_t begin, end;  /* tokens of the pass */
     q3_forward forward;  /* with the runs of adapters that fall into the part */
@@ -12,11 +12,11 @@ typedef struct q3_part {
     int32_t *image_rows; /* [n_image_rows] of the part */
     int64_t n_image_rows;
     q3_vision_features vision; /* their features */
-} q3_part;
+} q3_share;
 
 /* Lists live in the step. `vision` may be NULL. */
-q3_part q3_part_of(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
-                   const q3_vision_features *vision);
+q3_share q3_share_of(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
+                     const q3_vision_features *vision);
 
 /* Rows of x, in place. */
 q3_tensor *q3_rows_of(q3_ctx *ctx, const q3_tensor *x, int64_t begin, int64_t n);

@@ -1,4 +1,4 @@
-#include "model/part.h"
+#include "model/share.h"
 
 #include "model/split.h"
 
@@ -17,7 +17,7 @@ static int64_t within(int64_t x, int64_t begin, int64_t end)
 }
 
 /* The queries of each row that fall into the part, and the tokens up to the last of them. */
-static void cut_rows(q3_ctx *ctx, q3_part *p, const q3_kv *kv, int n_rows)
+static void cut_rows(q3_ctx *ctx, q3_share *p, const q3_kv *kv, int n_rows)
 {
     int32_t *begins = q3_list(ctx, (size_t)(n_rows + 1) * sizeof *begins);
     int32_t *lengths = q3_list(ctx, (size_t)(n_rows + 1) * sizeof *lengths);
@@ -35,7 +35,7 @@ static void cut_rows(q3_ctx *ctx, q3_part *p, const q3_kv *kv, int n_rows)
     p->kv.lengths = lengths;
 }
 
-static void cut_runs(q3_ctx *ctx, q3_part *p, const q3_forward *f)
+static void cut_runs(q3_ctx *ctx, q3_share *p, const q3_forward *f)
 {
     q3_adapter_run *runs = q3_list(ctx, (size_t)(f->n_runs + 1) * sizeof *runs);
     int n = 0;
@@ -50,7 +50,7 @@ static void cut_runs(q3_ctx *ctx, q3_part *p, const q3_forward *f)
 }
 
 /* image_rows ascend, so those of the part stand together. */
-static void cut_pictures(q3_ctx *ctx, q3_part *p, const q3_model *m, const q3_batch *b,
+static void cut_pictures(q3_ctx *ctx, q3_share *p, const q3_model *m, const q3_batch *b,
                          const q3_vision_features *vision)
 {
     int64_t first = 0, last = b->n_image_rows;
@@ -68,11 +68,11 @@ static void cut_pictures(q3_ctx *ctx, q3_part *p, const q3_model *m, const q3_ba
         p->vision.deepstack[i] = q3_rows_of(ctx, vision->deepstack[i], first, p->n_image_rows);
 }
 
-q3_part q3_part_of(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
-                   const q3_vision_features *vision)
+q3_share q3_share_of(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
+                     const q3_vision_features *vision)
 {
-    q3_part p = { .cut = m->split.kind == Q3_SPLIT_SEQUENCE && f->kv && b->n_tokens >= Q3_SPLIT_TOKENS,
-                  .forward = *f };
+    q3_share p = { .cut = m->split.kind == Q3_SPLIT_SEQUENCE && f->kv && b->n_tokens >= Q3_SPLIT_TOKENS,
+                   .forward = *f };
     p.begin = 0;
     p.end = b->n_tokens;
     if (!p.cut)
