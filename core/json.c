@@ -62,11 +62,14 @@ static const char *duplicate_key(const cJSON *item)
     return NULL;
 }
 
-/* Where a string holds the escape of a NUL, which would end it in C: a backslash that no other escapes. */
+/* Where a NUL stands, which would end a string in C, or its escape: a backslash that no other escapes. */
 static bool find_nul(size_t *at, const char *text, size_t size)
 {
     static const char escape[] = "\\u0000";
-    const char *p = text, *end = text + size;
+    const char *p = text, *end = text + size, *nul = memchr(text, 0, size);
+    *at = nul ? (size_t)(nul - text) : 0;
+    if (nul)
+        return true;
     for (; (p = memmem(p, (size_t)(end - p), escape, sizeof escape - 1)); p++) {
         size_t before = 0;
         while (before < (size_t)(p - text) && p[-1 - (ptrdiff_t)before] == '\\')
@@ -87,8 +90,7 @@ q3_status q3_json_parse(q3_json *out, const char *text, size_t size, const char 
     if (!q3_utf8_valid(text, size, &bad))
         return fail_at(name, text, bad, first_line, "not valid UTF-8");
     if (find_nul(&bad, text, size))
-        return fail_at(name, text, bad, first_line,
-                       "a string with \\u0000 in it, which no text here may hold");
+        return fail_at(name, text, bad, first_line, "a NUL character, which no text here may hold");
     const char *end = NULL;
     exhausted = false;
     pthread_mutex_lock(&parsing);

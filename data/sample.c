@@ -207,25 +207,9 @@ static q3_status read_image(q3_sample *s, const reader *r, const char *dir)
     return st == Q3_OK ? st : q3_wrap(st, "%s: \"%s\"", r->where, key);
 }
 
-/* cJSON ends a string at a NUL character, whether it is written out or as an escape. */
-static q3_status refuse_nul(const q3_json *doc, const char *where)
-{
-    const char *p = doc->text, *end = p + doc->size;
-    const char *nul = memchr(p, 0, doc->size);
-    while (!nul && (p = memchr(p, '\\', (size_t)(end - p))) && end - p > 5) {
-        if (memcmp(p + 1, "u0000", 5) == 0)
-            nul = p;
-        p += 2;
-    }
-    return nul ? q3_fail(Q3_ERR_DATA, "%s: the line holds a NUL character (byte %zu)", where,
-                         (size_t)(nul - doc->text) + 1)
-               : Q3_OK;
-}
-
 static q3_status fill(q3_sample *s, const reader *r, const char *dir)
 {
     Q3_TRY(copy(&s->where, r->where));
-    Q3_TRY(refuse_nul(r->doc, r->where));
     if (!cJSON_IsObject(r->doc->root))
         return q3_fail(Q3_ERR_DATA, "%s: a sample must be a JSON object; write one object per line",
                        r->where);

@@ -34,8 +34,8 @@ static void a_nul_in_a_string_is_refused_and_not_cut(void **state)
 {
     (void)state;
     q3_json doc;
-    refused("{\"a\": \"x\\u0000y\"}", "a.json:1:9: a string with \\u0000 in it, which no text here may hold");
-    refused("[\"\\\\\\u0000\"]", "a.json:1:5: a string with \\u0000 in it, which no text here may hold");
+    refused("{\"a\": \"x\\u0000y\"}", "a.json:1:9: a NUL character, which no text here may hold");
+    refused("[\"\\\\\\u0000\"]", "a.json:1:5: a NUL character, which no text here may hold");
     assert_int_equal(parse(&doc, "[\"\\\\u0000\"]"), Q3_OK); // a backslash and five letters
     assert_string_equal(cJSON_GetArrayItem(doc.root, 0)->valuestring, "\\u0000");
     q3_json_close(&doc);

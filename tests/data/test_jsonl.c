@@ -157,7 +157,7 @@ static void lines_that_cannot_be_used_are_refused_with_their_place(void **state)
     assert_refused("{\"image\": \"a\", \"query\": \"\xFF\"}", &DEFAULTS,
                    "d/train.jsonl:1:26: not valid UTF-8");
     assert_refused("{\"image\": \"a\", \"query\": \"\\ud800\"}", &DEFAULTS, "d/train.jsonl:1:");
-    assert_refused("{\"image\": \"a\", \"query\": \"x\\u0000y\"}", &DEFAULTS, "NUL character (byte 27)");
+    assert_refused("{\"image\": \"a\", \"query\": \"x\\u0000y\"}", &DEFAULTS, "1:27: a NUL character");
     assert_refused("[1]", &DEFAULTS, "d/train.jsonl:1: a sample must be a JSON object");
     assert_refused("{\"image\": \"a\", \"query\": \"b\"} x", &DEFAULTS,
                    "unexpected text behind the JSON value");
