@@ -131,9 +131,9 @@ static void row(q3_text *t, int batch, const q3_bench *b)
 
 static void table(q3_text *t, const plan *p, const q3_subject *s)
 {
-    const size_t cache = q3_cache_token_bytes(&s->model.config, q3_engine_settings(s->engine)->kv_type);
-    q3_text_printf(t, "device      %s, activations in %s\n", q3_device_describe(s->cuda),
-                   s->ctx.dtype == Q3_BF16 ? "bfloat16" : "float32");
+    const size_t cache = q3_cache_token_bytes(&s->model, q3_engine_settings(s->engine)->kv_type);
+    q3_text_printf(t, "device      %s, activations in %s\n", q3_device_describe(s->ground.cuda),
+                   s->ground.ctx.dtype == Q3_BF16 ? "bfloat16" : "float32");
     q3_text_printf(t, "weights     %s, %s\n", q3_model_weights_word(&s->model),
                    q3_bytes(weight_bytes(&s->model)));
     q3_text_printf(t, "cache       %s, %s a token\n", cache_of(s), q3_bytes(cache));
@@ -167,13 +167,13 @@ static void percentiles(q3_text *t, const char *name, const q3_percentiles *p)
 static void object(q3_text *t, const plan *p, const q3_subject *s)
 {
     q3_text_printf(t, "{\"device\": ");
-    const char *device = q3_device_describe(s->cuda);
+    const char *device = q3_device_describe(s->ground.cuda);
     q3_text_json_string(t, device, strlen(device));
     q3_text_printf(t, ", \"dtype\": \"%s\", \"weights\": \"%s\", \"kv_type\": \"%s\", ",
-                   s->ctx.dtype == Q3_BF16 ? "bfloat16" : "float32", q3_model_weights_word(&s->model),
+                   s->ground.ctx.dtype == Q3_BF16 ? "bfloat16" : "float32", q3_model_weights_word(&s->model),
                    cache_of(s));
     q3_text_printf(t, "\"weight_bytes\": %zu, \"cache_bytes_per_token\": %zu, ", weight_bytes(&s->model),
-                   q3_cache_token_bytes(&s->model.config, q3_engine_settings(s->engine)->kv_type));
+                   q3_cache_token_bytes(&s->model, q3_engine_settings(s->engine)->kv_type));
     q3_text_printf(t, "\"prompt_tokens\": %lld, \"new_tokens\": %lld, \"runs\": [",
                    (long long)p->o.prompt_tokens, (long long)p->o.new_tokens);
     for (int i = 0; i < p->n; i++) {

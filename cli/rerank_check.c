@@ -47,7 +47,7 @@ static void tell(checker *c, bool ok, const char *fmt, ...)
 static double bound_of(const q3_session *s)
 {
     q3_dtype kv = q3_engine_settings(s->engine)->kv_type;
-    return kv == Q3_I8 || kv == Q3_I4 ? 0.2 : s->ctx.dtype == Q3_BF16 || kv == Q3_BF16 ? 5e-2 : 1e-5;
+    return kv == Q3_I8 || kv == Q3_I4 ? 0.2 : s->ground.ctx.dtype == Q3_BF16 || kv == Q3_BF16 ? 5e-2 : 1e-5;
 }
 
 static q3_rerank_job job_of(q3_rerank_side *documents)
@@ -139,7 +139,7 @@ static q3_status score_alone(double *logits, int64_t *cached, const checker *c)
     const q3_rerank_job job = job_of(texts);
     o.no_sharing = true;
     o.tokens = o.tokens < CACHE_TOKENS ? o.tokens : CACHE_TOKENS;
-    q3_status st = q3_engine_create(&engine, &c->s->model, &c->s->ctx, &c->s->adapters, &o);
+    q3_status st = q3_engine_create(&engine, &c->s->model, &c->s->ground.ctx, &c->s->adapters, &o);
     if (st == Q3_OK)
         st = q3_scheduler_create(&scheduler, engine, &(q3_scheduler_options){ 0 });
     if (st == Q3_OK)

@@ -130,6 +130,15 @@ q3_tensor *q3_view2(q3_ctx *ctx, q3_tensor *x, int64_t rows, int64_t columns)
     return v;
 }
 
+q3_tensor *q3_rows_of(q3_ctx *ctx, const q3_tensor *x, int64_t begin, int64_t n)
+{
+    const int64_t shape[2] = { n, q3_dim(x, -1) };
+    char *data = (char *)x->data + q3_dtype_bytes(x->dtype, begin * shape[1]);
+    q3_tensor *out = q3_tensor_wrap(&ctx->meta, data, x->dtype, 2, shape);
+    Q3_CHECK(out, "%s", q3_error());
+    return out;
+}
+
 void *q3_scratch(q3_ctx *ctx, size_t bytes)
 {
     return value_alloc(ctx, bytes);

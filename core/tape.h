@@ -65,6 +65,9 @@ q3_tensor *q3_like(q3_ctx *ctx, const q3_tensor *x);
 /* The same values under another shape; gradients flow through. */
 q3_tensor *q3_view2(q3_ctx *ctx, q3_tensor *x, int64_t rows, int64_t columns);
 
+/* Rows [begin, begin + n) of x where they lie. Not a view: no gradient flows. */
+q3_tensor *q3_rows_of(q3_ctx *ctx, const q3_tensor *x, int64_t begin, int64_t n);
+
 /* Scratch of an op on the device: uninitialized, lives until the end of the step or the op's own rewind. Never NULL. */
 void *q3_scratch(q3_ctx *ctx, size_t bytes);
 

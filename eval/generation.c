@@ -163,17 +163,8 @@ static q3_status fill_question(question *q, const q3_row *row)
         return Q3_ERR_MEMORY;
     memcpy(q->hash, &q->number,
            sizeof q->number); // a name that no other picture has: nobody else asks about it
-    q->prompt = (q3_prompt){ .ids = b.ids,
-                             .n = b.n_tokens,
-                             .positions = b.positions,
-                             .n_images = b.n_images,
-                             .grids = b.grids,
-                             .patches = b.patches,
-                             .n_patches = b.n_patches,
-                             .image_rows = b.image_rows,
-                             .n_image_rows = b.n_image_rows,
-                             .hashes = (const unsigned char(*)[Q3_PICTURE_HASH_BYTES])q->hash,
-                             .adapter = -1 };
+    q->prompt = q3_prompt_of_batch(&b);
+    q->prompt.hashes = (const unsigned char(*)[Q3_PICTURE_HASH_BYTES])q->hash;
     return Q3_OK;
 }
 

@@ -14,13 +14,52 @@ static int layers_here(const q3_engine *e)
     return e->model->split.end - e->model->split.first;
 }
 
-/* A token's keys and values in all of them. */
+static const struct {
+    const char *word;
+    q3_dtype type;
+} cache_words[] = {
+    { "auto", Q3_DTYPES }, { "f32", Q3_F32 }, { "bf16", Q3_BF16 }, { "int8", Q3_I8 }, { "int4", Q3_I4 }
+};
+enum { CACHE_WORDS = sizeof cache_words / sizeof *cache_words };
+
+const char *q3_cache_word(q3_dtype type)
+{
+    for (int i = 0; i < CACHE_WORDS; i++)
+        if (cache_words[i].type == type)
+            return cache_words[i].word;
+    return "unknown";
+}
+
+q3_status q3_cache_type(q3_dtype *out, const char *word)
+{
+    *out = Q3_DTYPES;
+    for (int i = 0; word && i < CACHE_WORDS; i++)
+        if (strcmp(cache_words[i].word, word) == 0) {
+            *out = cache_words[i].type;
+            return Q3_OK;
+        }
+    return word ? q3_fail(Q3_ERR_USAGE, "--kv-type is \"%.40s\"; it must be auto, f32, bf16, int8 or int4",
+                          word)
+                : Q3_OK;
+}
+
+/* A token's keys and values in one layer. */
+static size_t layer_bytes(const q3_model *m, q3_dtype type)
+{
+    const q3_text_config *c = &m->config.text;
+    return 2 * (q3_dtype_bytes(type, (int64_t)c->kv_heads * c->head_dim) +
+                (size_t)q3_kv_scales(type, c->kv_heads, c->head_dim) * sizeof(float));
+}
+
+size_t q3_cache_token_bytes(const q3_model *m, q3_dtype type)
+{
+    return (size_t)m->config.text.layers * layer_bytes(m, type);
+}
+
+/* In all of this process' layers. */
 static size_t token_bytes(const q3_engine *e)
 {
-    const q3_text_config *c = &e->model->config.text;
-    q3_dtype type = e->options.kv_type;
-    size_t scales = (size_t)q3_kv_scales(type, c->kv_heads, c->head_dim) * sizeof(float);
-    return 2 * (size_t)layers_here(e) * (q3_dtype_bytes(type, (int64_t)c->kv_heads * c->head_dim) + scales);
+    return (size_t)layers_here(e) * layer_bytes(e->model, e->options.kv_type);
 }
 
 static q3_status check_type(const q3_engine *e)

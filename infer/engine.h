@@ -23,12 +23,14 @@ typedef struct q3_engine q3_engine;
 enum { Q3_ENGINE_BLOCK = 16 }; /* tokens of a block */
 
 typedef struct q3_engine_options {
-    q3_dtype kv_type;     /* F32, BF16, I8, I4 (kernels/kv_cache.h); Q3_DTYPES: that of activations */
-    int64_t tokens;       /* that the cache holds, rounded up to blocks; 0: one sequence of the model's max_positions,
+    q3_dtype kv_type; /* F32, BF16, I8, I4 (kernels/kv_cache.h); Q3_DTYPES: that of activations */
+    int64_t
+        tokens; /* that the cache holds, rounded up to blocks; 0: one sequence of the model's max_positions,
                              but at most half of the memory that is available */
-    int64_t window;       /* tokens that a query sees, itself included; 0: all. Not what the models were trained with */
+    int64_t
+        window; /* tokens that a query sees, itself included; 0: all. Not what the models were trained with */
     int64_t feature_bytes; /* of pictures' features kept; 0: 256 MiB */
-    bool no_sharing;      /* prefixes are not looked up */
+    bool no_sharing;       /* prefixes are not looked up */
 } q3_engine_options;
 
 /* Model, context and adapters (NULL: none) are borrowed; the context's step arena is used. Errors: Q3_ERR_MEMORY,
@@ -36,6 +38,14 @@ typedef struct q3_engine_options {
 q3_status q3_engine_create(q3_engine **out, const q3_model *model, q3_ctx *ctx, const q3_adapters *adapters,
                            const q3_engine_options *options);
 void q3_engine_destroy(q3_engine *e); /* sequences must be gone; NULL is fine */
+
+/* The word for a type of the cache: "f32", "bf16", "int8", "int4"; and the other way, Q3_DTYPES for "auto" and NULL,
+ * Q3_ERR_USAGE for others. */
+const char *q3_cache_word(q3_dtype type);
+q3_status q3_cache_type(q3_dtype *out, const char *word);
+
+/* Bytes of one token in all layers of a cache of that type, scales included. */
+size_t q3_cache_token_bytes(const q3_model *m, q3_dtype type);
 
 const q3_model *q3_engine_model(const q3_engine *e);
 const q3_engine_options *q3_engine_settings(const q3_engine *e); /* with the defaults filled in */
@@ -49,7 +59,8 @@ typedef struct q3_sequence q3_sequence;
 q3_status q3_sequence_create(q3_sequence **out, q3_engine *e, const q3_prompt *prompt, int64_t limit);
 /* The same tokens once more, sharing blocks. */
 q3_status q3_sequence_fork(q3_sequence **out, const q3_sequence *s);
-void q3_sequence_destroy(q3_sequence *s); /* gives its blocks back; full ones stay findable while nobody needs them */
+void q3_sequence_destroy(
+    q3_sequence *s); /* gives its blocks back; full ones stay findable while nobody needs them */
 
 const int32_t *q3_sequence_ids(int64_t *n, const q3_sequence *s); /* prompt and what was pushed */
 int64_t q3_sequence_cached(const q3_sequence *s);                 /* tokens whose keys and values are there */
@@ -65,15 +76,24 @@ void q3_sequence_evict(q3_sequence *s);
 /* Blocks for the tokens behind the cached ones, n of them: false when the pool has not enough (nothing changes then). */
 bool q3_sequence_reserve(q3_sequence *s, int64_t n);
 
-typedef enum q3_want { Q3_WANT_NOTHING, Q3_WANT_LAST, Q3_WANT_ALL, Q3_WANT_HIDDEN, Q3_WANT_LIKELIEST } q3_want;
+typedef enum q3_want {
+    Q3_WANT_NOTHING,
+    Q3_WANT_LAST,
+    Q3_WANT_ALL,
+    Q3_WANT_HIDDEN,
+    Q3_WANT_LIKELIEST
+} q3_want;
 
 /* The next n tokens of a sequence, behind its cached ones; q3_sequence_reserve has been told. */
 typedef struct q3_feed {
     q3_sequence *sequence;
-    int64_t n;            /* at least 1 */
-    q3_want want;         /* logits of the last token or of all n; its hidden state behind the final norm; or its likeliest id */
-    const float *values;  /* filled by the pass: [V], [n, V] or [C]; until the next pass. Hosts may change them */
-    int32_t likeliest;    /* filled by the pass, with Q3_WANT_LIKELIEST: found on the device, lowest id on ties */
+    int64_t n; /* at least 1 */
+    q3_want
+        want; /* logits of the last token or of all n; its hidden state behind the final norm; or its likeliest id */
+    const float
+        *values; /* filled by the pass: [V], [n, V] or [C]; until the next pass. Hosts may change them */
+    int32_t
+        likeliest; /* filled by the pass, with Q3_WANT_LIKELIEST: found on the device, lowest id on ties */
 } q3_feed;
 
 /* Runs the network over all feeds at once. Errors: Q3_ERR_MEMORY (what is cached stays as it was), Q3_ERR_FAIL (not

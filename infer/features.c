@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "kernels/kv_append.h"
+#include "kernels/row_store.h"
 
 enum { NONE = -1 };
 
@@ -178,11 +178,11 @@ static void keep(q3_features *f, const q3_tensor *x, const int32_t *rows, int64_
     int32_t *places = q3_list(ctx, (size_t)n * sizeof *places);
     for (int64_t i = 0; i < n; i++)
         places[i] = rows[i] * f->planes + plane;
-    const q3_kv_append_args a = {
+    const q3_row_store_args a = {
         f->all->data, x->data, q3_on_device(ctx, places, (size_t)n * sizeof *places), n,
         q3_dim(x, 1), x->dtype
     };
-    Q3_CALL(ctx, q3_kv_append, &a);
+    Q3_CALL(ctx, q3_row_store, &a);
 }
 
 /* Patches of the pictures end to end: where they lie when it is one. */

@@ -2,7 +2,6 @@
 #include <string.h>
 
 #include "infer/sequence.h"
-#include "model/share.h"
 #if defined(Q3_CUDA)
 #include "kernels/sample.h"
 #endif

@@ -291,3 +291,18 @@ q3_status q3_prompt_make(q3_prompt *out, q3_arena *mem, const q3_prompter *p, co
     q3_text_free(&text);
     return st;
 }
+
+q3_prompt q3_prompt_of_batch(const q3_batch *b)
+{
+    Q3_CHECK(b->n_rows == 1, "%d rows", b->n_rows);
+    return (q3_prompt){ .ids = b->ids,
+                        .n = b->n_tokens,
+                        .positions = b->positions,
+                        .n_images = b->n_images,
+                        .grids = b->grids,
+                        .patches = b->patches,
+                        .n_patches = b->n_patches,
+                        .image_rows = b->image_rows,
+                        .n_image_rows = b->n_image_rows,
+                        .adapter = -1 };
+}

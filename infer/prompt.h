@@ -9,6 +9,7 @@
 
 #include "collate/chat_template.h"
 #include "collate/vision_sft.h"
+#include "model/batch.h"
 #include "model/config.h"
 
 enum { Q3_PICTURE_HASH_BYTES = 32 };
@@ -63,5 +64,8 @@ q3_status q3_prompt_text(q3_text *out, const q3_prompter *p, const q3_message *m
 /* From ids and pictures already laid down (rerankers, completions): fills positions, image_rows and hashes. */
 q3_status q3_prompt_of_ids(q3_prompt *out, q3_arena *mem, const q3_prompter *p, const int32_t *ids, int64_t n,
                            const q3_patches *patches, int n_pictures);
+
+/* A batch of one row, as a collator packs it: everything is borrowed from it, no picture has a hash. */
+q3_prompt q3_prompt_of_batch(const q3_batch *b);
 
 #endif

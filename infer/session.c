@@ -12,8 +12,6 @@
 #include "model/offload.h"
 #include "model/split.h"
 
-#define ARENA_BYTES ((size_t)1 << 40) // reserved addresses, not memory
-
 enum { ADAPTER_CONFIG_LIMIT = 1 << 20 }; // bytes of adapter_config.json
 
 /* ---- which directories ---- */
@@ -74,52 +72,34 @@ static const char *name_of(q3_arena *mem, const char *path)
 
 static q3_status find_places(places *out, q3_session *s, const q3_session_options *o)
 {
-    *out = (places){ .adapters = Q3_NEW(&s->run, q3_session_adapter, o->n_adapters + 1) };
-    Q3_TRY(q3_hub_place(&out->model, &s->run, o->model, NULL));
+    *out = (places){ .adapters = Q3_NEW(&s->ground.run, q3_session_adapter, o->n_adapters + 1) };
+    Q3_TRY(q3_hub_place(&out->model, &s->ground.run, o->model, NULL));
     const char *given = out->model;
     char *config = q3_path_join(given, "adapter_config.json");
     bool lora = has(given, "adapter_config.json") && !has(given, "model.safetensors") &&
                 !has(given, "model.safetensors.index.json"); // a run has a config.json, of another kind
     q3_status st = config && out->adapters && s->name ? Q3_OK : Q3_ERR_MEMORY;
     if (st == Q3_OK && lora) {
-        st = base_of(&out->model, &s->run, o->model, config);
+        st = base_of(&out->model, &s->ground.run, o->model, config);
         out->adapters[out->n++] = (q3_session_adapter){ .name = s->name, .dir = given };
     }
     q3_free(config);
     for (int i = 0; st == Q3_OK && i < o->n_adapters; i++) {
-        const char *name = q3_arena_strdup(&s->run, o->adapters[i].name); // outlives the options
+        const char *name = q3_arena_strdup(&s->ground.run, o->adapters[i].name); // outlives the options
         q3_session_adapter *a = &out->adapters[out->n++];
         a->name = name;
-        st = name ? q3_hub_place(&a->dir, &s->run, o->adapters[i].dir, NULL) : Q3_ERR_MEMORY;
+        st = name ? q3_hub_place(&a->dir, &s->ground.run, o->adapters[i].dir, NULL) : Q3_ERR_MEMORY;
     }
     return st;
 }
 
 /* ---- weights ---- */
 
-static q3_status find_word(int *out, const char *const *words, const char *word, const char *option)
-{
-    q3_text list = { 0 };
-    *out = 0;
-    for (int i = 0; words[i]; i++) {
-        if (!word || strcmp(words[i], word) == 0) {
-            *out = i;
-            q3_text_free(&list);
-            return Q3_OK;
-        }
-        q3_text_printf(&list, "%s%s", !i ? "" : words[i + 1] ? ", " : " or ", words[i]);
-    }
-    q3_status st =
-        q3_fail(Q3_ERR_USAGE, "%s is \"%.60s\"; it must be %s", option, word, list.data ? list.data : "");
-    q3_text_free(&list);
-    return st;
-}
-
 static q3_status open_model(q3_session *s, const char *dir, const q3_session_options *o)
 {
-    q3_load_options load = { .values = &s->values };
+    q3_load_options load = { .values = &s->ground.values };
     Q3_TRY(q3_load_options_word(&load, o->weights ? o->weights : "auto"));
-    return q3_model_load(&s->model, &s->run, dir, &load);
+    return q3_model_load(&s->model, &s->ground.run, dir, &load);
 }
 
 /* ---- adapters ---- */
@@ -129,15 +109,16 @@ static q3_status merge(q3_session *s, const places *p)
     q3_adapters one;
     if (p->n != 1)
         return q3_fail(Q3_ERR_USAGE, "--merge is for one adapter, and there are %d", p->n);
-    Q3_TRY(q3_adapters_create(&one, &s->run, 1));
-    Q3_TRY(q3_adapters_load(&one, &s->model, &s->run, &s->values, p->adapters[0].name, p->adapters[0].dir));
+    Q3_TRY(q3_adapters_create(&one, &s->ground.run, 1));
+    Q3_TRY(q3_adapters_load(&one, &s->model, &s->ground.run, &s->ground.values, p->adapters[0].name,
+                            p->adapters[0].dir));
     s->merged = p->adapters[0].name;
-    return q3_adapter_merge(&s->model, &s->values, &one.list[0]);
+    return q3_adapter_merge(&s->model, &s->ground.values, &one.list[0]);
 }
 
 static q3_status open_adapters(q3_session *s, const places *p, const q3_session_options *o)
 {
-    Q3_TRY(q3_adapters_create(&s->adapters, &s->run, p->n));
+    Q3_TRY(q3_adapters_create(&s->adapters, &s->ground.run, p->n));
     if (o->merge)
         return merge(s, p);
     for (int i = 0; i < p->n; i++) {
@@ -145,8 +126,8 @@ static q3_status open_adapters(q3_session *s, const places *p, const q3_session_
             if (strcmp(p->adapters[i].name, p->adapters[k].name) == 0)
                 return q3_fail(Q3_ERR_USAGE, "two adapters are called \"%.60s\"; write --adapter NAME=DIR",
                                p->adapters[i].name);
-        Q3_TRY(q3_adapters_load(&s->adapters, &s->model, &s->run, &s->values, p->adapters[i].name,
-                                p->adapters[i].dir));
+        Q3_TRY(q3_adapters_load(&s->adapters, &s->model, &s->ground.run, &s->ground.values,
+                                p->adapters[i].name, p->adapters[i].dir));
     }
     return Q3_OK;
 }
@@ -197,8 +178,9 @@ static q3_status spread(q3_session *s, const q3_session_options *o)
 {
     int kind = 0;
     if (o->parallel)
-        Q3_TRY(find_word(&kind, split_words, o->parallel, "--parallel"));
-    Q3_TRY(q3_model_split(&s->model, &s->adapters, &s->run, &s->values, (q3_split_kind)kind, s->group));
+        Q3_TRY(q3_word_find(&kind, split_words, o->parallel, "--parallel"));
+    Q3_TRY(q3_model_split(&s->model, &s->adapters, &s->ground.run, &s->ground.values, (q3_split_kind)kind,
+                          s->group));
     return o->offload ? q3_model_offload(&s->model, o->resident) : Q3_OK;
 }
 
@@ -206,31 +188,7 @@ static q3_status spread(q3_session *s, const q3_session_options *o)
 
 static q3_status open_ground(q3_session *s, const q3_session_options *o)
 {
-    static const char *const dtypes[] = { "auto", "float32", "bfloat16", "f32", "bf16", NULL };
-    // the first four in the order of q3_attention_kind; then the names of other programs for them
-    static const char *const attentions[] = { "auto",      "cudnn", "flash",
-                                              "reference", "sdpa",  "flash_attention_2",
-                                              "naive",     NULL };
-    int dtype, attention;
-    Q3_TRY(find_word(&dtype, dtypes, o->dtype, "--dtype"));
-    Q3_TRY(find_word(&attention, attentions, o->attention, "--attn"));
-    dtype = dtype > 2 ? dtype - 2 : dtype; // the short names of the same
-    Q3_TRY(q3_arena_create(&s->run, "run arena", ARENA_BYTES));
-    Q3_TRY(q3_device_open(&s->cuda, o->device ? o->device : "auto"));
-    if (!s->cuda && dtype == 2)
-        return q3_fail(Q3_ERR_USAGE,
-                       "--dtype is bfloat16, and the CPU computes in float32; use auto or float32");
-    Q3_TRY(q3_device_arena_create(&s->values, s->cuda, "parameters", ARENA_BYTES));
-    Q3_TRY(q3_device_arena_create(&s->step, s->cuda, "step arena", ARENA_BYTES));
-    Q3_TRY(q3_ctx_create(&s->ctx, &s->step));
-    s->ctx.dtype = s->cuda && dtype != 1 ? Q3_BF16 : Q3_F32;
-    bool naive = attention == 6;
-    q3_device_set_attention(s->cuda,
-                            naive           ? Q3_ATTENTION_REFERENCE
-                            : attention < 4 ? (q3_attention_kind)attention
-                                            : Q3_ATTENTION_AUTO,
-                            s->ctx.dtype);
-    return Q3_OK;
+    return q3_ground_open(&s->ground, &(q3_ground_options){ o->device, o->dtype, o->attention });
 }
 
 static q3_status open_prompter(q3_session *s, const char *dir, const q3_session_options *o)
@@ -258,15 +216,6 @@ static const char *type_name(q3_dtype dtype)
     return name ? name : dtype == Q3_I8 ? "int8" : dtype == Q3_I4 ? "int4" : dtype == Q3_NF4 ? "nf4" : "fp4";
 }
 
-/* Of one token in all layers. */
-static size_t cache_bytes(const q3_session *s, q3_dtype dtype)
-{
-    const q3_text_config *c = &s->model.config.text;
-    size_t bytes = q3_dtype_bytes(dtype, (int64_t)c->kv_heads * c->head_dim) +
-                   (size_t)q3_kv_scales(dtype, c->kv_heads, c->head_dim) * sizeof(float);
-    return 2 * (size_t)c->layers * bytes;
-}
-
 static void tell(const q3_session *s, int64_t parameters)
 {
     int64_t tokens = q3_engine_blocks(s->engine) * Q3_ENGINE_BLOCK;
@@ -278,9 +227,10 @@ static void tell(const q3_session *s, int64_t parameters)
         q3_info("adapter     %s, merged into the weights", s->merged);
     for (int i = 0; i < s->adapters.n; i++)
         q3_info("adapter     %s", s->adapters.list[i].name);
-    q3_info("device      %s, activations in %s", q3_device_describe(s->cuda), type_name(s->ctx.dtype));
+    q3_info("device      %s, activations in %s", q3_device_describe(s->ground.cuda),
+            type_name(s->ground.ctx.dtype));
     q3_info("cache       %lld tokens in %s (%s)", (long long)tokens, type_name(e->kv_type),
-            q3_bytes((uint64_t)tokens * cache_bytes(s, e->kv_type)));
+            q3_bytes((uint64_t)tokens * q3_cache_token_bytes(m, e->kv_type)));
     if (s->group)
         q3_info("processes   %d share the model (%s)", q3_group_size(s->group), split_words[m->split.kind]);
     if (m->offloading)
@@ -296,14 +246,14 @@ static q3_status open_all(q3_session *s, const q3_session_options *o)
     int64_t text, vision;
     Q3_TRY(join(s, o));
     Q3_TRY(open_ground(s, o));
-    s->name = name_of(&s->run, o->model);
+    s->name = name_of(&s->ground.run, o->model);
     Q3_TRY(find_places(&p, s, o));
     Q3_TRY(open_model(s, p.model, o));
     Q3_TRY(open_adapters(s, &p, o));
     q3_model_parameters(&s->model.config, &text, &vision); // those of all processes
     Q3_TRY(spread(s, o));
     Q3_TRY(open_prompter(s, p.model, o));
-    Q3_TRY(q3_engine_create(&s->engine, &s->model, &s->ctx, &s->adapters, &o->engine));
+    Q3_TRY(q3_engine_create(&s->engine, &s->model, &s->ground.ctx, &s->adapters, &o->engine));
     Q3_TRY(q3_scheduler_create(&s->scheduler, s->engine, &o->scheduler));
     tell(s, text + vision);
     return Q3_OK;
@@ -332,11 +282,7 @@ void q3_session_close(q3_session *s)
     q3_engine_destroy(s->engine);
     q3_tokenizer_close(s->tokenizer);
     q3_model_close(&s->model);
-    q3_ctx_destroy(&s->ctx);
-    q3_arena_destroy(&s->step);
-    q3_arena_destroy(&s->values);
-    q3_arena_destroy(&s->run);
-    q3_device_close(s->cuda);
+    q3_ground_close(&s->ground);
     q3_group_leave(s->group);
     *s = (q3_session){ 0 };
 }

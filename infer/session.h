@@ -6,6 +6,7 @@
 #ifndef Q3_INFER_SESSION_H
 #define Q3_INFER_SESSION_H
 
+#include "infer/ground.h"
 #include "infer/scheduler.h"
 #include "model/adapters.h"
 #include "model/weights.h"
@@ -40,9 +41,7 @@ typedef struct q3_session_options {
 typedef struct q3_session {
     const char *name; /* of the model: the last part of its path */
     q3_group *group;  /* that shares the model; NULL: this process alone */
-    q3_cuda *cuda;
-    q3_arena run, values, step; /* headers and names; parameters; activations */
-    q3_ctx ctx;
+    q3_ground ground;
     q3_model model;
     /* Numbered as given, behind that of a LoRA directory given as model; -1 is the bare model. */
     q3_adapters adapters;

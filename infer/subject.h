@@ -6,6 +6,7 @@
 #define Q3_INFER_SUBJECT_H
 
 #include "infer/engine.h"
+#include "infer/ground.h"
 #include "model/weights.h"
 
 typedef struct q3_subject_options {
@@ -19,9 +20,7 @@ typedef struct q3_subject_options {
 } q3_subject_options;
 
 typedef struct q3_subject {
-    q3_cuda *cuda;
-    q3_arena run, values, step; /* headers; parameters; activations */
-    q3_ctx ctx;
+    q3_ground ground;
     q3_model model;
     q3_engine *engine;
 } q3_subject;
@@ -29,13 +28,5 @@ typedef struct q3_subject {
 /* Nothing is left to free on failure. The struct stays where it is: its parts point at each other. */
 q3_status q3_subject_open(q3_subject *out, const q3_subject_options *o);
 void q3_subject_close(q3_subject *s); /* fine on a zeroed one */
-
-/* The word for a type of the cache: "f32", "bf16", "int8", "int4"; and the other way, Q3_DTYPES for "auto" and NULL,
- * Q3_ERR_USAGE for others. */
-const char *q3_cache_word(q3_dtype type);
-q3_status q3_cache_type(q3_dtype *out, const char *word);
-
-/* Bytes of one token in all layers of a cache of that type, scales included. */
-size_t q3_cache_token_bytes(const q3_model_config *c, q3_dtype type);
 
 #endif

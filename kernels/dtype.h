@@ -68,6 +68,23 @@ static inline float q3_bf16_to_f32(uint16_t h)
     return f;
 }
 
+/* The larger of `top`, the bits of an absolute value, and those of |x|: in their order NaN wins over infinity, and infinity
+ * over numbers. */
+static inline uint32_t q3_larger_abs(uint32_t top, float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= 0x7fffffffu;
+    return bits > top ? bits : top;
+}
+
+static inline float q3_bits_f32(uint32_t bits)
+{
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
 /* Round to nearest even; NaN stays NaN. */
 static inline uint16_t q3_f32_to_bf16(float f)
 {

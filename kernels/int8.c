@@ -5,19 +5,12 @@
 
 #include "kernels/pool.h"
 
-/* NaN wins over infinity, infinity over numbers: that is the order of their bits. */
 static float absmax_of(const q3_weight *x, int64_t first, int64_t n)
 {
     uint32_t top = 0;
-    for (int64_t i = first; i < first + n; i++) {
-        float f = fabsf(q3_weight_at(x, i));
-        uint32_t bits;
-        memcpy(&bits, &f, sizeof bits);
-        top = bits > top ? bits : top;
-    }
-    float m;
-    memcpy(&m, &top, sizeof m);
-    return m;
+    for (int64_t i = first; i < first + n; i++)
+        top = q3_larger_abs(top, q3_weight_at(x, i));
+    return q3_bits_f32(top);
 }
 
 /* To nearest even, for |y| < 2^22: above 1.5 * 2^23 floats are whole numbers. */

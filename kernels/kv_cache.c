@@ -9,19 +9,12 @@ static float value_of(const void *x, q3_dtype dtype, int64_t i)
     return dtype == Q3_BF16 ? q3_bf16_to_f32(((const uint16_t *)x)[i]) : ((const float *)x)[i];
 }
 
-/* NaN wins over infinity, infinity over numbers: that is the order of their bits. */
 static float absmax_of(const float *x, int n)
 {
     uint32_t top = 0;
-    for (int i = 0; i < n; i++) {
-        float f = fabsf(x[i]);
-        uint32_t bits;
-        memcpy(&bits, &f, sizeof bits);
-        top = bits > top ? bits : top;
-    }
-    float m;
-    memcpy(&m, &top, sizeof m);
-    return m;
+    for (int i = 0; i < n; i++)
+        top = q3_larger_abs(top, x[i]);
+    return q3_bits_f32(top);
 }
 
 /* To nearest even, within +-most. A scale of 0 or none at all: 0. Scales below the normal numbers are coarse, so that

@@ -50,19 +50,12 @@ static unsigned encode(const q3_nf4_steps *steps, float y)
     return steps->nibble[below];
 }
 
-/* NaN wins over infinity, infinity over numbers: that is the order of their bits. */
 static float absmax_of(const void *x, q3_dtype dtype, int64_t n)
 {
     uint32_t top = 0;
-    for (int64_t i = 0; i < n; i++) {
-        float f = fabsf(load(x, dtype, i));
-        uint32_t bits;
-        memcpy(&bits, &f, sizeof bits);
-        top = bits > top ? bits : top;
-    }
-    float m;
-    memcpy(&m, &top, sizeof m);
-    return m;
+    for (int64_t i = 0; i < n; i++)
+        top = q3_larger_abs(top, load(x, dtype, i));
+    return q3_bits_f32(top);
 }
 
 static void quantize_block(uint8_t *packed, float *absmax, const void *x, int64_t n,

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "core/sha256.h"
-#include "kernels/gemm.h"
 #include "kernels/nf4.h"
 
 enum { HASHED = 1 << 14 }; // values that are read back at a time
@@ -93,28 +92,26 @@ static void narrow(void *to, const float *x, q3_dtype dtype, int64_t n)
         ((uint16_t *)to)[i] = dtype == Q3_BF16 ? q3_f32_to_bf16(x[i]) : q3_f32_to_f16(x[i]);
 }
 
-/* x [N, C] += scale B A, on the host. */
-static q3_status add_product(float *x, q3_cuda *cuda, const q3_adapter_part *part, int64_t N, int64_t C)
+/* A copy of a tensor of the device, whose values the caller frees. */
+static q3_tensor on_host(q3_cuda *cuda, const q3_tensor *t)
 {
-    int64_t r = part->a->shape[0];
-    float *a = q3_malloc((size_t)(r * C) * sizeof *a), *b = q3_malloc((size_t)(N * r) * sizeof *b);
-    if (a && b) {
-        q3_device_read(cuda, a, part->a->data, q3_nbytes(part->a));
-        q3_device_read(cuda, b, part->b->data, q3_nbytes(part->b));
-        q3_gemm_nn_cpu(&(q3_gemm_nn_args){ .y = x,
-                                           .x = b,
-                                           .w = { .data = a, .dtype = Q3_F32 },
-                                           .M = N,
-                                           .N = r,
-                                           .K = C,
-                                           .alpha = part->scale,
-                                           .beta = 1,
-                                           .dtype = Q3_F32 });
-    }
-    q3_status st = a && b ? Q3_OK : Q3_ERR_MEMORY;
-    q3_free(a);
-    q3_free(b);
-    return st;
+    q3_tensor copy = *t;
+    copy.data = q3_malloc(q3_nbytes(t));
+    if (copy.data)
+        q3_device_read(cuda, copy.data, t->data, q3_nbytes(t));
+    return copy;
+}
+
+/* x [N, C] += scale B A, on the host. */
+static q3_status add_product(float *x, q3_cuda *cuda, const q3_adapter_part *part)
+{
+    q3_tensor a = on_host(cuda, part->a), b = on_host(cuda, part->b);
+    bool room = a.data && b.data;
+    if (room)
+        q3_lora_add(x, &a, &b, part->scale);
+    q3_free(a.data);
+    q3_free(b.data);
+    return room ? Q3_OK : Q3_ERR_MEMORY;
 }
 
 /* The matrix gets a place of its own: until now it may lie in a file. */
@@ -127,7 +124,7 @@ static q3_status merge(q3_tensor *w, q3_arena *values, const q3_adapter_part *pa
     if (st == Q3_OK) {
         q3_device_read(values->cuda, stored, w->data, q3_nbytes(w));
         q3_widen(x, stored, w->dtype, n);
-        st = add_product(x, values->cuda, part, w->shape[0], w->shape[1]);
+        st = add_product(x, values->cuda, part);
     }
     if (st == Q3_OK) {
         narrow(stored, x, w->dtype, n);

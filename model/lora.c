@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "core/rng.h"
 #include "core/safetensors.h"
+#include "kernels/gemm.h"
 #include "model/weights.h"
 
 #define PREFIX "base_model.model."
@@ -486,4 +487,17 @@ q3_status q3_lora_save(const q3_trainable *lora, const q3_lora_config *config, c
     q3_free(path);
     q3_free(weights);
     return st;
+}
+
+void q3_lora_add(float *w, const q3_tensor *a, const q3_tensor *b, float scale)
+{
+    q3_gemm_nn_cpu(&(q3_gemm_nn_args){ .y = w,
+                                       .x = b->data,
+                                       .w = { .data = a->data, .dtype = Q3_F32 },
+                                       .M = b->shape[0],
+                                       .N = b->shape[1],
+                                       .K = a->shape[1],
+                                       .alpha = scale,
+                                       .beta = 1,
+                                       .dtype = Q3_F32 });
 }

@@ -37,6 +37,9 @@ q3_status q3_lora_load(q3_trainable *out, q3_lora_config *config, q3_model *mode
 /* Writes both files into the directory, which must exist. */
 q3_status q3_lora_save(const q3_trainable *lora, const q3_lora_config *config, const char *dir);
 
+/* w [N, C] += scale B A, all on the host, as PEFT's merge_and_unload does it: a [r, C], b [N, r], f32. */
+void q3_lora_add(float *w, const q3_tensor *a, const q3_tensor *b, float scale);
+
 /* Does PEFT adapt this module path? For tests and for the summary. */
 q3_status q3_lora_matches(bool *out, const q3_lora_config *config, const char *path);
 

@@ -6,13 +6,13 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "core/quantized.h"
-#include "kernels/gemm.h"
 #include "kernels/int8.h"
 #include "kernels/pool.h"
 #include "model/checkpoint_4bit.h"
 #include "model/checkpoint_8bit.h"
 #include "model/checkpoint_int4.h"
 #include "model/config_edit.h"
+#include "model/lora.h"
 #include "model/weights.h"
 
 q3_status q3_model_copy_files(const char *from, const char *dir)
@@ -89,21 +89,6 @@ static void expand_run(void *arg, int64_t begin, int64_t end, int thread)
         j->out[i] = q3_weight_at(j->w, i);
 }
 
-/* w + scale B A, f32 (Hu et al., section 3; PEFT's merge_and_unload). */
-static void add_adapter(float *w, const q3_proj *p)
-{
-    const q3_tensor *a = p->lora_a, *b = p->lora_b;
-    q3_gemm_nn_cpu(&(q3_gemm_nn_args){ .y = w,
-                                       .x = b->data,
-                                       .w = { .data = a->data, .dtype = Q3_F32 },
-                                       .M = b->shape[0],
-                                       .N = b->shape[1],
-                                       .K = a->shape[1],
-                                       .alpha = p->lora_scale,
-                                       .beta = 1,
-                                       .dtype = Q3_F32 });
-}
-
 static void read_values(float *out, const q3_model *m, const q3_tensor *t, const q3_proj *adapted)
 {
     if (m->values->cuda) {
@@ -114,7 +99,7 @@ static void read_values(float *out, const q3_model *m, const q3_tensor *t, const
     expand_job job = { out, &w };
     q3_parallel(q3_numel(t), 16384, expand_run, &job);
     if (adapted)
-        add_adapter(out, adapted);
+        q3_lora_add(out, adapted->lora_a, adapted->lora_b, adapted->lora_scale);
 }
 
 static q3_status fill(const void **data, const q3_st_tensor *t, void *arg)

@@ -2,15 +2,6 @@
 
 #include "model/split.h"
 
-q3_tensor *q3_rows_of(q3_ctx *ctx, const q3_tensor *x, int64_t begin, int64_t n)
-{
-    const int64_t shape[2] = { n, q3_dim(x, -1) };
-    char *data = (char *)x->data + q3_dtype_bytes(x->dtype, begin * shape[1]);
-    q3_tensor *out = q3_tensor_wrap(&ctx->meta, data, x->dtype, 2, shape);
-    Q3_CHECK(out, "%s", q3_error());
-    return out;
-}
-
 static int64_t within(int64_t x, int64_t begin, int64_t end)
 {
     return x < begin ? begin : x > end ? end : x;

@@ -18,7 +18,4 @@ typedef struct q3_share {
 q3_share q3_share_of(q3_ctx *ctx, const q3_model *m, const q3_forward *f, const q3_batch *b,
                      const q3_vision_features *vision);
 
-/* Rows of x, in place. */
-q3_tensor *q3_rows_of(q3_ctx *ctx, const q3_tensor *x, int64_t begin, int64_t n);
-
 #endif

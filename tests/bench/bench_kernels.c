@@ -23,7 +23,7 @@
 #include "kernels/gemm.h"
 #include "kernels/gemv.h"
 #include "kernels/gradient.h"
-#include "kernels/kv_append.h"
+#include "kernels/row_store.h"
 #include "kernels/layernorm.h"
 #include "kernels/nf4.h"
 #include "kernels/pool.h"
@@ -160,7 +160,7 @@ WORK(adamw_8bit, q3_adamw_args)
 WORK(gradient_sum_squares, q3_gradient_args)
 WORK(gradient_scale, q3_gradient_args)
 WORK(cast, q3_cast_args)
-WORK(kv_append, q3_kv_append_args)
+WORK(row_store, q3_row_store_args)
 WORK(kv_store, q3_kv_store_args)
 WORK(greedy, q3_greedy_args)
 
@@ -459,13 +459,13 @@ static void tokens(bench *b)
                                     .dtype = Q3_BF16 };
     measure(b, "embedding", work_take_rows, &take_rows, 4 * (double)(b->T * H), 0);
     const int64_t width = b->s.kv_heads * b->s.head_dim;
-    q3_kv_append_args kv = { take(b, 2 * b->T * width),
+    q3_row_store_args kv = { take(b, 2 * b->T * width),
                              take(b, 2 * b->T * width),
                              take_indices(b, b->T, b->T),
                              b->T,
                              width,
                              Q3_BF16 };
-    measure(b, "kv append", work_kv_append, &kv, 4 * (double)(b->T * width), 0);
+    measure(b, "row store", work_row_store, &kv, 4 * (double)(b->T * width), 0);
     q3_kv_store_args store = { take_slab(b, Q3_I8, b->T),
                                take(b, 2 * b->T * width),
                                take_indices(b, b->T, b->T),

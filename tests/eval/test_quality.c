@@ -153,10 +153,10 @@ static void perplexity_is_that_of_the_loss(void **state)
         .n_rows = 3, .n_tokens = TOKENS, .row_begin = begin, .ids = ids, .labels = ids, .positions = positions
     };
     const q3_forward forward = { 0 };
-    q3_step_begin(&s.ctx, false);
-    q3_tensor *loss = q3_qwen3vl_loss(&s.ctx, &s.model, &forward, &b, 1.0f / (TOKENS - 3));
-    must(q3_ctx_status(&s.ctx));
-    const double want = exp((double)q3_value(&s.ctx, loss));
+    q3_step_begin(&s.ground.ctx, false);
+    q3_tensor *loss = q3_qwen3vl_loss(&s.ground.ctx, &s.model, &forward, &b, 1.0f / (TOKENS - 3));
+    must(q3_ctx_status(&s.ground.ctx));
+    const double want = exp((double)q3_value(&s.ground.ctx, loss));
     assert_true(fabs(q.perplexity_full / want - 1) < 1e-5);
     q3_subject_close(&other);
     q3_subject_close(&s);

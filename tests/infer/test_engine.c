@@ -101,17 +101,8 @@ static void make_prompts(bed *t)
         all.pixel_values += p.n_patches * p.patch_width;
         first += (int)p.n_images;
         hash_pictures(t, i, &b);
-        t->prompts[i] = (q3_prompt){ .ids = b.ids,
-                                     .n = b.n_tokens,
-                                     .positions = b.positions,
-                                     .n_images = b.n_images,
-                                     .grids = b.grids,
-                                     .patches = b.patches,
-                                     .n_patches = b.n_patches,
-                                     .image_rows = b.image_rows,
-                                     .n_image_rows = b.n_image_rows,
-                                     .hashes = (const unsigned char(*)[Q3_PICTURE_HASH_BYTES])t->hashes[i],
-                                     .adapter = -1 };
+        t->prompts[i] = q3_prompt_of_batch(&b);
+        t->prompts[i].hashes = (const unsigned char(*)[Q3_PICTURE_HASH_BYTES])t->hashes[i];
     }
 }
 

@@ -33,7 +33,7 @@ static void refused(q3_status code, const char *sentence, const q3_session_optio
     q3_session s;
     assert_int_equal(q3_session_open(&s, o), code);
     assert_string_equal(q3_error(), sentence);
-    assert_null(s.run.base);
+    assert_null(s.ground.run.base);
 }
 
 static void what_does_not_go_together_is_refused(void **state)

@@ -11,7 +11,7 @@
 #include "kernels/add.h"
 #include "kernels/dropout.h"
 #include "kernels/gelu.h"
-#include "kernels/kv_append.h"
+#include "kernels/row_store.h"
 #include "kernels/rope.h"
 #include "kernels/swiglu.h"
 #include "tests/support/pair.h"
@@ -176,7 +176,7 @@ static void rope(const t_case *c)
             rope_with(c, shapes[k][0], shapes[k][1], shapes[k][2], form & 1, form & 2 ? 1 : 0);
 }
 
-static void kv_append(const t_case *c)
+static void row_store(const t_case *c)
 {
     const int64_t widths[] = { 1, 7, 33, 1024, 4097 };
     const int32_t rows[] = { 6, 0, 3 };
@@ -184,9 +184,9 @@ static void kv_append(const t_case *c)
         for (int64_t T = 0; T <= 3; T += 3) {
             int64_t C = widths[k];
             t_pair slab = t_random(c, 8 * C, 1), x = t_random(c, T * C, 2), at = t_copy(c, Q3_I32, rows, 3);
-            q3_kv_append_cpu(&(q3_kv_append_args){ slab.host, x.host, at.host, T, C, Q3_F32 });
-            q3_kv_append_cuda(
-                &(q3_kv_append_args){ slab.device.at, x.device.at, at.device.at, T, C, c->dtype }, c->cuda);
+            q3_row_store_cpu(&(q3_row_store_args){ slab.host, x.host, at.host, T, C, Q3_F32 });
+            q3_row_store_cuda(
+                &(q3_row_store_args){ slab.device.at, x.device.at, at.device.at, T, C, c->dtype }, c->cuda);
             t_agree_within("cache", &slab, 1e-12); // what is copied stays what it is
             t_free(&x);
             t_free(&at);
@@ -201,7 +201,7 @@ T_CASES(gelu_is_the_cpus_both_ways, gelu)
 T_CASES(dropout_masks_are_equal_to_the_bit, dropout_mask)
 T_CASES(dropout_is_the_cpus, dropout)
 T_CASES(rope_is_the_cpus, rope)
-T_CASES(rows_go_into_the_cache, kv_append)
+T_CASES(rows_go_to_their_places, row_store)
 
 int main(void)
 {
@@ -214,7 +214,7 @@ int main(void)
         cmocka_unit_test(dropout_masks_are_equal_to_the_bit),
         cmocka_unit_test(dropout_is_the_cpus),
         cmocka_unit_test(rope_is_the_cpus),
-        cmocka_unit_test(rows_go_into_the_cache),
+        cmocka_unit_test(rows_go_to_their_places),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

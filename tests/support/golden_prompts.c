@@ -55,16 +55,7 @@ static q3_prompt prompt_of(t_bed *t, int row)
     q3_batch b;
     if (q3_unpad(&b, &t->run, &p, c->image_token, c->video_token, c->vision.merge_size) != Q3_OK)
         fail_msg("%s", q3_error());
-    return (q3_prompt){ .ids = b.ids,
-                        .n = b.n_tokens,
-                        .positions = b.positions,
-                        .n_images = b.n_images,
-                        .grids = b.grids,
-                        .patches = b.patches,
-                        .n_patches = b.n_patches,
-                        .image_rows = b.image_rows,
-                        .n_image_rows = b.n_image_rows,
-                        .adapter = -1 };
+    return q3_prompt_of_batch(&b);
 }
 
 int t_beds_open(void **state)

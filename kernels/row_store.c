@@ -1,8 +1,8 @@
-#include "kernels/kv_append.h"
+#include "kernels/row_store.h"
 
 #include <string.h>
 
-void q3_kv_append_cpu(const q3_kv_append_args *a)
+void q3_row_store_cpu(const q3_row_store_args *a)
 {
     const float *x = a->x;
     float *slab = a->slab;
