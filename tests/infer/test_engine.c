@@ -16,29 +16,16 @@
 #include "infer/sequence.h"
 #include "model/weights.h"
 #include "tests/support/golden.h"
+#include "tests/support/golden_prompts.h"
 
-enum { ROWS = 3, LENGTH = 31, TOKENS = 24, MODELS = 2, CACHE = 640, IMAGES = 4 };
+enum { ROWS = T_PROMPTS, LENGTH = 31, TOKENS = T_ANSWER, MODELS = T_MODELS, CACHE = 640, IMAGES = 4 };
 
-#define STEP_BYTES ((size_t)256 << 20)
+/* The golden models and prompts, with hashes for their pictures, and adapters of model-a. */
+typedef t_bed bed;
+#define beds t_beds
 
-static const char *const dirs[MODELS] = { "tests/golden/model-a/model", "tests/golden/model-b/model" };
-static const char *const files[MODELS] = { "tests/golden/model-a/generate-greedy.safetensors",
-                                           "tests/golden/model-b/generate-greedy.safetensors" };
-
-/* A model, its golden prompts and answers. */
-typedef struct bed {
-    q3_cuda *cuda; // what Q3_TEST_DEVICE names; NULL: the CPU
-    q3_arena run, values, step;
-    q3_model model;
-    q3_ctx ctx;
-    q3_adapters adapters; // of model-a: before and after training
-    q3_safetensors *file;
-    const int64_t *tokens; /* [ROWS, TOKENS] */
-    q3_prompt prompts[ROWS];
-    unsigned char hashes[ROWS][IMAGES][Q3_PICTURE_HASH_BYTES];
-} bed;
-
-static bed beds[MODELS];
+static unsigned char hashes_of[MODELS][ROWS][IMAGES][Q3_PICTURE_HASH_BYTES];
+static q3_adapters adapters; // before and after training, and a third
 
 static void ok(q3_status st)
 {
@@ -46,107 +33,38 @@ static void ok(q3_status st)
         fail_msg("%s", q3_error());
 }
 
-/* How many pictures row i has: its placeholders decide. */
-static int pictures_of(const q3_padded *p, int row, int first, const q3_model_config *c)
+static void hash_pictures(unsigned char hashes[IMAGES][Q3_PICTURE_HASH_BYTES], q3_prompt *p, int64_t width)
 {
-    int64_t merged = (int64_t)c->vision.merge_size * c->vision.merge_size, left = 0;
-    int n = 0;
-    for (int64_t k = row * p->length; k < (row + 1) * p->length; k++)
-        left += p->attention_mask[k] && p->input_ids[k] == c->image_token;
-    for (; left > 0; n++) {
-        const int64_t *g = p->image_grid_thw + 3 * (ptrdiff_t)(first + n);
-        left -= g[0] * g[1] * g[2] / merged;
-    }
-    return n;
-}
-
-static void hash_pictures(bed *t, int row, const q3_batch *b)
-{
-    const float *patches = b->patches;
-    int64_t width = q3_dim(t->model.patch_embed.w, 1);
-    for (int i = 0; i < b->n_images; i++) {
-        const int32_t *g = b->grids + 3 * (ptrdiff_t)i;
+    const float *patches = p->patches;
+    assert_true(p->n_images <= IMAGES);
+    for (int i = 0; i < p->n_images; i++) {
+        const int32_t *g = p->grids + 3 * (ptrdiff_t)i;
         int64_t n = (int64_t)g[0] * g[1] * g[2] * width;
         q3_sha256 s;
         q3_sha256_begin(&s);
         q3_sha256_add(&s, g, 3 * sizeof *g);
         q3_sha256_add(&s, patches, (size_t)n * sizeof *patches);
-        q3_sha256_end(t->hashes[row][i], &s);
+        q3_sha256_end(hashes[i], &s);
         patches += n;
     }
-}
-
-/* Row by row, without padding. */
-static void make_prompts(bed *t)
-{
-    const q3_model_config *c = &t->model.config;
-    q3_padded all = q3_golden_batch(&t->run, t->file, "in.");
-    assert_int_equal(all.rows, ROWS);
-    assert_int_equal(all.length, LENGTH);
-    int first = 0;
-    for (int i = 0; i < ROWS; i++) {
-        q3_padded p = all;
-        q3_batch b;
-        p.rows = 1;
-        p.input_ids += i * p.length;
-        p.attention_mask += i * p.length;
-        p.n_images = pictures_of(&all, i, first, c);
-        assert_true(p.n_images <= IMAGES);
-        p.image_grid_thw += (ptrdiff_t)3 * first;
-        p.n_patches = 0;
-        for (int64_t k = 0; k < p.n_images; k++)
-            p.n_patches +=
-                p.image_grid_thw[3 * k] * p.image_grid_thw[3 * k + 1] * p.image_grid_thw[3 * k + 2];
-        ok(q3_unpad(&b, &t->run, &p, c->image_token, c->video_token, c->vision.merge_size));
-        all.pixel_values += p.n_patches * p.patch_width;
-        first += (int)p.n_images;
-        hash_pictures(t, i, &b);
-        t->prompts[i] = q3_prompt_of_batch(&b);
-        t->prompts[i].hashes = (const unsigned char(*)[Q3_PICTURE_HASH_BYTES])t->hashes[i];
-    }
+    p->hashes = (const unsigned char(*)[Q3_PICTURE_HASH_BYTES])hashes;
 }
 
 static int setup(void **state)
 {
-    (void)state;
-    for (int i = 0; i < MODELS; i++) {
-        bed *t = &beds[i];
-        const q3_load_options options = { .values = &t->values };
-        const char *device = getenv("Q3_TEST_DEVICE");
-        ok(q3_device_open(&t->cuda, device ? device : "cpu"));
-        ok(q3_arena_create(&t->run, "run arena", (size_t)64 << 20));
-        ok(q3_device_arena_create(&t->values, t->cuda, "parameters", (size_t)64 << 20));
-        ok(q3_device_arena_create(&t->step, t->cuda, "step arena", STEP_BYTES));
-        ok(q3_ctx_create(&t->ctx, &t->step));
-        ok(q3_model_load(&t->model, &t->run, dirs[i], &options));
-        ok(q3_safetensors_open(&t->file, files[i]));
-        t->tokens = q3_golden_find(t->file, "out.tokens")->data;
-        make_prompts(t);
-    }
     bed *a = &beds[0];
-    ok(q3_adapters_create(&a->adapters, &a->run, 4));
-    ok(q3_adapters_load(&a->adapters, &a->model, &a->run, &a->values, "init",
+    if (t_beds_open(state) != 0)
+        return -1;
+    for (int i = 0; i < MODELS; i++)
+        for (int row = 0; row < ROWS; row++)
+            hash_pictures(hashes_of[i][row], &beds[i].prompts[row], q3_dim(beds[i].model.patch_embed.w, 1));
+    ok(q3_adapters_create(&adapters, &a->run, 4));
+    ok(q3_adapters_load(&adapters, &a->model, &a->run, &a->values, "init",
                         "tests/golden/model-a/lora-fp32-init"));
-    ok(q3_adapters_load(&a->adapters, &a->model, &a->run, &a->values, "final",
+    ok(q3_adapters_load(&adapters, &a->model, &a->run, &a->values, "final",
                         "tests/golden/model-a/lora-fp32-final"));
-    ok(q3_adapters_load(&a->adapters, &a->model, &a->run, &a->values, "third",
+    ok(q3_adapters_load(&adapters, &a->model, &a->run, &a->values, "third",
                         "tests/golden/model-a/lora-nf4-final"));
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    for (int i = 0; i < MODELS; i++) {
-        bed *t = &beds[i];
-        q3_safetensors_close(t->file);
-        q3_model_close(&t->model);
-        q3_ctx_destroy(&t->ctx);
-        q3_arena_destroy(&t->step);
-        q3_arena_destroy(&t->values);
-        q3_arena_destroy(&t->run);
-        q3_device_close(t->cuda);
-    }
     return 0;
 }
 
@@ -155,7 +73,7 @@ static q3_engine *engine_of(bed *t, q3_engine_options o)
     q3_engine *e;
     o.tokens = o.tokens ? o.tokens : CACHE;
     o.feature_bytes = o.feature_bytes ? o.feature_bytes : 1 << 20;
-    ok(q3_engine_create(&e, &t->model, &t->ctx, t->adapters.n ? &t->adapters : NULL, &o));
+    ok(q3_engine_create(&e, &t->model, &t->ctx, t == &beds[0] ? &adapters : NULL, &o));
     return e;
 }
 
@@ -780,7 +698,7 @@ static void the_feed_that_is_not_finite_is_named(void **state)
     (void)state;
     bed *t = &beds[0];
     static const q3_want wants[] = { Q3_WANT_LAST, Q3_WANT_ALL, Q3_WANT_LIKELIEST, Q3_WANT_HIDDEN };
-    const q3_adapter_part *part = &t->adapters.list[2].parts[t->model.layers[0].q.stream];
+    const q3_adapter_part *part = &adapters.list[2].parts[t->model.layers[0].q.stream];
     float kept, bad = NAN;
     q3_device_read(t->cuda, &kept, part->b->data, sizeof kept);
     q3_device_write(t->cuda, part->b->data, &bad, sizeof bad);
@@ -818,8 +736,9 @@ static void a_merged_adapter_equals_one_beside_the_model(void **state)
     bed *t = &beds[0], merged = { 0 };
     int64_t V = t->model.config.text.vocab_size;
     float *x = Q3_NEW(&t->run, float, V), *y = Q3_NEW(&t->run, float, V);
-    ok(q3_model_load(&merged.model, &t->run, dirs[0], &(q3_load_options){ .values = &t->values }));
-    ok(q3_adapter_merge(&merged.model, &t->values, &t->adapters.list[1]));
+    ok(q3_model_load(&merged.model, &t->run, "tests/golden/model-a/model",
+                     &(q3_load_options){ .values = &t->values }));
+    ok(q3_adapter_merge(&merged.model, &t->values, &adapters.list[1]));
     for (int row = 0; row < ROWS; row++) {
         q3_prompt p = t->prompts[row];
         q3_engine *e, *other = engine(t);
@@ -865,8 +784,8 @@ static void an_adapter_of_the_tower_has_features_of_its_own(void **state)
     ok(q3_lora_load(&lora, &read, &t->model, &t->run, path));
     uncached(want, t, &p, p.ids, p.n);
     assert_true(q3_golden_distance(want, bare, V) > 1e-3);
-    ok(q3_adapters_load(&t->adapters, &t->model, &t->run, &t->values, "tower", path));
-    p.adapter = t->adapters.n - 1;
+    ok(q3_adapters_load(&adapters, &t->model, &t->run, &t->values, "tower", path));
+    p.adapter = adapters.n - 1;
     q3_engine *e = engine(t);
     q3_sequence *s = begin(e, &p), *other = begin(e, &t->prompts[2]);
     q3_feed feeds[2];
@@ -877,7 +796,7 @@ static void an_adapter_of_the_tower_has_features_of_its_own(void **state)
     assert_true(q3_golden_distance(feeds[1].values, bare, V) < 1e-5);
     q3_sequence_destroy(s);
     q3_sequence_destroy(other);
-    t->adapters.n--;
+    adapters.n--;
     close_engine(e);
 }
 
@@ -1138,5 +1057,5 @@ int main(void)
         cmocka_unit_test(adapters_and_the_base_in_one_pass_equal_each_alone),
         cmocka_unit_test(scores_equal_those_without_a_cache),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, setup, t_beds_close);
 }
