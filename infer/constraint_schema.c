@@ -7,11 +7,9 @@
 
 #include "collate/unicode.h"
 #include "core/json.h"
+#include "infer/constraint_json.h"
 #include "infer/constraint_number.h"
 #include "infer/constraint_regex.h"
-
-/* Rules that need no schema, made when they are first called. */
-enum { ANY, OBJECT, ARRAY, STRING, CHARACTER, NUMBER, INTEGER, BOOLEAN, NOTHING, BUILTINS };
 
 enum {
     MAX_KEY = 256, /* characters of a named property, where others may come beside it: bounds recursion */
@@ -26,11 +24,10 @@ typedef struct node {
 } node;
 
 typedef struct compiler {
-    q3_grammar *g;
+    q3_json_forms forms;
     const cJSON *root;
     node *nodes; /* [n]: schemas that have a rule; those from `done` on are not yet defined */
     size_t n, capacity;
-    int32_t builtin[BUILTINS]; /* -1: not made yet */
 } compiler;
 
 static q3_status refuse(const node *at, const char *key, const char *what)
@@ -65,169 +62,9 @@ static q3_status rule_of(int32_t *out, compiler *c, const cJSON *schema, const n
         q3_text_free(&path);
         return Q3_ERR_MEMORY;
     }
-    *out = q3_grammar_rule(c->g);
+    *out = q3_grammar_rule(c->forms.g);
     c->nodes[c->n++] = (node){ schema, path.data, *out };
-    return c->g->status;
-}
-
-/* ---- fragments of JSON ---- */
-
-static q3_fragment text(compiler *c, const char *bytes)
-{
-    return q3_fragment_text(c->g, bytes, strlen(bytes));
-}
-
-static q3_fragment then(compiler *c, q3_fragment a, q3_fragment b)
-{
-    return q3_fragment_then(c->g, a, b);
-}
-
-static q3_fragment either(compiler *c, q3_fragment a, q3_fragment b)
-{
-    return q3_fragment_or(c->g, a, b);
-}
-
-static q3_fragment call(compiler *c, int32_t rule)
-{
-    return q3_fragment_call(c->g, rule);
-}
-
-/* ':' or ',' and perhaps a blank. */
-static q3_fragment mark(compiler *c, const char *sign)
-{
-    return then(c, text(c, sign), q3_fragment_maybe(c->g, text(c, " ")));
-}
-
-/* Of a pattern that is right. */
-static q3_fragment regex(compiler *c, const char *pattern)
-{
-    q3_fragment f;
-    const q3_regex_options raw = { 0 };
-    q3_status st = q3_regex_compile(&f, c->g, pattern, &raw);
-    Q3_CHECK(st == Q3_OK || c->g->status != Q3_OK, "%s: %s", pattern, q3_error());
-    return f;
-}
-
-static q3_fragment quoted(compiler *c, q3_fragment inner)
-{
-    return then(c, text(c, "\""), then(c, inner, text(c, "\"")));
-}
-
-static int32_t builtin(compiler *c, int which);
-
-static q3_fragment list_of(compiler *c, const char *open, const char *close, q3_fragment first,
-                           q3_fragment again)
-{
-    q3_fragment more = q3_fragment_star(c->g, then(c, mark(c, ","), again));
-    q3_fragment some = q3_fragment_maybe(c->g, then(c, first, more));
-    return then(c, text(c, open), then(c, some, text(c, close)));
-}
-
-static q3_fragment member(compiler *c)
-{
-    return then(c, call(c, builtin(c, STRING)), then(c, mark(c, ":"), call(c, builtin(c, ANY))));
-}
-
-static q3_fragment any_value(compiler *c)
-{
-    q3_fragment f = call(c, builtin(c, OBJECT));
-    for (int i = ARRAY; i < BUILTINS; i++)
-        if (i != CHARACTER && i != INTEGER)
-            f = either(c, call(c, builtin(c, i)), f);
-    return f;
-}
-
-/* A character of a string, as it is or escaped; no U+0000, no half of a surrogate pair. */
-static q3_fragment character(compiler *c)
-{
-    return regex(c, "[^\"\\\\\\x00-\\x1f]|\\\\([\"\\\\/bfnrt]|u("
-                    "0(0(0[1-9A-Fa-f]|[1-9A-Fa-f][0-9A-Fa-f])|[1-9A-Fa-f][0-9A-Fa-f]{2})|"
-                    "[1-9A-Ca-cEFef][0-9A-Fa-f]{3}|[Dd][0-7][0-9A-Fa-f]{2}|"
-                    "[Dd][89ABab][0-9A-Fa-f]{2}\\\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}))");
-}
-
-static q3_fragment make_builtin(compiler *c, int which)
-{
-    switch (which) {
-    case ANY:
-        return any_value(c);
-    case OBJECT:
-        return list_of(c, "{", "}", member(c), member(c));
-    case ARRAY:
-        return list_of(c, "[", "]", call(c, builtin(c, ANY)), call(c, builtin(c, ANY)));
-    case STRING:
-        return quoted(c, q3_fragment_star(c->g, character(c)));
-    case CHARACTER:
-        return character(c);
-    case NUMBER:
-        return regex(c, "-?(0|[1-9]\\d{0,14})(\\.\\d{1,15})?([eE][+\\-]?\\d{1,2})?");
-    case INTEGER:
-        return regex(c, "-?(0|[1-9]\\d{0,14})");
-    case BOOLEAN:
-        return either(c, text(c, "true"), text(c, "false"));
-    default:
-        return text(c, "null");
-    }
-}
-
-static int32_t builtin(compiler *c, int which)
-{
-    if (c->builtin[which] < 0 && c->g->status == Q3_OK) {
-        int32_t rule = c->builtin[which] = q3_grammar_rule(c->g);
-        q3_grammar_define(c->g, rule, make_builtin(c, which)); // may call itself
-    }
-    return c->builtin[which];
-}
-
-/* A string with this content, in quotes. */
-static q3_fragment string_literal(compiler *c, const char *s)
-{
-    q3_fragment f = q3_fragment_empty(c->g);
-    size_t bad;
-    if (c->g->status == Q3_OK && !q3_utf8_valid(s, strlen(s), &bad))
-        c->g->status = q3_fail(Q3_ERR_USAGE, "a text is not valid UTF-8 at byte %zu", bad);
-    for (size_t i = 0, n = strlen(s); i < n && c->g->status == Q3_OK;) {
-        uint32_t ch = q3_utf8_next(s, &i);
-        f = then(c, f, q3_fragment_chars(c->g, &(q3_char_range){ ch, ch }, 1, true));
-    }
-    return quoted(c, f);
-}
-
-static q3_fragment number_literal(compiler *c, double value)
-{
-    char digits[32];
-    q3_text t = { 0 };
-    if (value == floor(value) && fabs(value) < 1e15) {
-        snprintf(digits, sizeof digits, "%.0f", value + 0.0);
-        return text(c, digits);
-    }
-    q3_text_json_number(&t, value);
-    q3_fragment f = q3_fragment_text(c->g, t.data, t.size);
-    if (t.failed && c->g->status == Q3_OK)
-        c->g->status = Q3_ERR_MEMORY;
-    q3_text_free(&t);
-    return f;
-}
-
-/* The one text of a value, but for blanks. Values nest no deeper than cJSON reads them. */
-static q3_fragment literal(compiler *c, const cJSON *v)
-{
-    bool object = cJSON_IsObject(v);
-    if (cJSON_IsString(v))
-        return string_literal(c, v->valuestring);
-    if (cJSON_IsNumber(v))
-        return number_literal(c, v->valuedouble);
-    if (!object && !cJSON_IsArray(v))
-        return text(c, cJSON_IsTrue(v) ? "true" : cJSON_IsFalse(v) ? "false" : "null");
-    q3_fragment f = text(c, object ? "{" : "[");
-    for (const cJSON *e = v->child; e; e = e->next) {
-        if (e != v->child)
-            f = then(c, f, mark(c, ","));
-        if (object)
-            f = then(c, f, then(c, string_literal(c, e->string), mark(c, ":")));
-        f = then(c, f, literal(c, e));
-    }
-    return then(c, f, text(c, object ? "}" : "]"));
+    return c->forms.g->status;
 }
 
 /* ---- keywords ---- */
@@ -298,12 +135,12 @@ static q3_status call_schema(q3_fragment *out, compiler *c, const cJSON *schema,
         return q3_fail(Q3_ERR_USAGE, "schema %s%s%s: it must be an object or a boolean", at->path, part,
                        name);
     if (!schema || cJSON_IsTrue(schema)) {
-        *out = call(c, builtin(c, ANY));
+        *out = q3_json_form_call(&c->forms, q3_json_form_rule(&c->forms, Q3_JSON_ANY));
         return Q3_OK;
     }
     const node from = *at; // nodes move
     Q3_TRY(rule_of(&rule, c, schema, &from, part, name));
-    *out = call(c, rule);
+    *out = q3_json_form_call(&c->forms, rule);
     return Q3_OK;
 }
 
@@ -390,9 +227,9 @@ static q3_fragment rest_of_key(compiler *c, const char *const *keys, size_t n, s
     size_t children = 0, i = 0;
     bool is_key = false;
     q3_fragment any =
-        q3_fragment_star(c->g, q3_fragment_chars(c->g, &(q3_char_range){ 0, 0x10FFFF }, 1, true));
-    if (!next || c->g->status != Q3_OK) {
-        c->g->status = c->g->status ? c->g->status : Q3_ERR_MEMORY;
+        q3_fragment_star(c->forms.g, q3_fragment_chars(c->forms.g, &(q3_char_range){ 0, 0x10FFFF }, 1, true));
+    if (!next || c->forms.g->status != Q3_OK) {
+        c->forms.g->status = c->forms.g->status ? c->forms.g->status : Q3_ERR_MEMORY;
         q3_free(next);
         return any;
     }
@@ -405,18 +242,19 @@ static q3_fragment rest_of_key(compiler *c, const char *const *keys, size_t n, s
             next[children++] = (q3_char_range){ ch, ch };
     }
     size_t n_others = q3_char_ranges_invert(others, next, children);
-    q3_fragment f = then(c, q3_fragment_chars(c->g, others, n_others, true), any);
+    q3_fragment f = q3_json_form_then(&c->forms, q3_fragment_chars(c->forms.g, others, n_others, true), any);
     for (size_t k = i; k < n;) {
         size_t behind = at, same = k;
         uint32_t ch = q3_utf8_next(keys[k], &behind);
         while (same < n && strncmp(keys[same] + at, keys[k] + at, behind - at) == 0)
             same++;
-        q3_fragment one = q3_fragment_chars(c->g, &(q3_char_range){ ch, ch }, 1, true);
-        f = either(c, then(c, one, rest_of_key(c, keys + k, same - k, behind)), f);
+        q3_fragment one = q3_fragment_chars(c->forms.g, &(q3_char_range){ ch, ch }, 1, true);
+        f = q3_json_form_either(
+            &c->forms, q3_json_form_then(&c->forms, one, rest_of_key(c, keys + k, same - k, behind)), f);
         k = same;
     }
     q3_free(next);
-    return is_key ? f : q3_fragment_maybe(c->g, f);
+    return is_key ? f : q3_fragment_maybe(c->forms.g, f);
 }
 
 /* Any key but those of properties, with its value. */
@@ -436,7 +274,8 @@ static q3_status other_member(q3_fragment *out, compiler *c, const properties *a
     if (st == Q3_OK)
         st = call_schema(&value, c, all->others, at, "/additionalProperties", "");
     if (st == Q3_OK)
-        *out = then(c, quoted(c, rest_of_key(c, keys, all->n, 0)), then(c, mark(c, ":"), value));
+        *out = q3_json_form_then(&c->forms, q3_json_form_quoted(&c->forms, rest_of_key(c, keys, all->n, 0)),
+                                 q3_json_form_then(&c->forms, q3_json_form_mark(&c->forms, ":"), value));
     q3_free(keys);
     return st;
 }
@@ -449,7 +288,8 @@ static q3_status named_member(q3_fragment *out, compiler *c, const property *p, 
                        at->path, p->name);
     Q3_TRY(call_schema(&value, c, p->schema, at, p->additional ? "/additionalProperties" : "/properties/",
                        p->additional ? "" : p->name));
-    *out = then(c, string_literal(c, p->name), then(c, mark(c, ":"), value));
+    *out = q3_json_form_then(&c->forms, q3_json_form_string_literal(&c->forms, p->name),
+                             q3_json_form_then(&c->forms, q3_json_form_mark(&c->forms, ":"), value));
     return Q3_OK;
 }
 
@@ -458,29 +298,36 @@ static q3_status members(q3_fragment *first, q3_fragment *later, compiler *c, co
                          const node *at)
 {
     q3_fragment a, b;
-    *first = q3_fragment_empty(c->g);
-    *later = q3_fragment_empty(c->g);
+    *first = q3_fragment_empty(c->forms.g);
+    *later = q3_fragment_empty(c->forms.g);
     if (all->open) {
         q3_fragment again;
         Q3_TRY(other_member(&a, c, all, at));
         Q3_TRY(other_member(&b, c, all, at));
         Q3_TRY(other_member(&again, c, all, at));
-        *later = q3_fragment_star(c->g, then(c, mark(c, ","), b));
-        *first = q3_fragment_maybe(c->g, then(c, a, q3_fragment_star(c->g, then(c, mark(c, ","), again))));
+        *later =
+            q3_fragment_star(c->forms.g, q3_json_form_then(&c->forms, q3_json_form_mark(&c->forms, ","), b));
+        *first = q3_fragment_maybe(
+            c->forms.g,
+            q3_json_form_then(
+                &c->forms, a,
+                q3_fragment_star(c->forms.g,
+                                 q3_json_form_then(&c->forms, q3_json_form_mark(&c->forms, ","), again))));
     }
     // what follows a member is shared, so the first member that is written is a way into the later ones
-    for (size_t i = all->n; i-- > 0 && c->g->status == Q3_OK;) {
+    for (size_t i = all->n; i-- > 0 && c->forms.g->status == Q3_OK;) {
         const property *p = &all->p[i];
-        int32_t rest = q3_grammar_rule(c->g);
-        q3_grammar_define(c->g, rest, *later);
+        int32_t rest = q3_grammar_rule(c->forms.g);
+        q3_grammar_define(c->forms.g, rest, *later);
         Q3_TRY(named_member(&a, c, p, at));
         Q3_TRY(named_member(&b, c, p, at));
-        a = then(c, a, call(c, rest));
-        b = then(c, then(c, mark(c, ","), b), call(c, rest));
-        *first = p->required ? a : either(c, a, *first);
-        *later = p->required ? b : either(c, b, call(c, rest));
+        a = q3_json_form_then(&c->forms, a, q3_json_form_call(&c->forms, rest));
+        b = q3_json_form_then(&c->forms, q3_json_form_then(&c->forms, q3_json_form_mark(&c->forms, ","), b),
+                              q3_json_form_call(&c->forms, rest));
+        *first = p->required ? a : q3_json_form_either(&c->forms, a, *first);
+        *later = p->required ? b : q3_json_form_either(&c->forms, b, q3_json_form_call(&c->forms, rest));
     }
-    return c->g->status;
+    return c->forms.g->status;
 }
 
 static q3_status object(q3_fragment *out, compiler *c, const node *at)
@@ -489,11 +336,12 @@ static q3_status object(q3_fragment *out, compiler *c, const node *at)
     q3_fragment first, later;
     q3_status st = read_properties(&all, at);
     if (st == Q3_OK && all.n == 0 && all.open && !all.others) {
-        *out = call(c, builtin(c, OBJECT));
+        *out = q3_json_form_call(&c->forms, q3_json_form_rule(&c->forms, Q3_JSON_OBJECT));
     } else if (st == Q3_OK) {
         st = members(&first, &later, c, &all, at);
         if (st == Q3_OK)
-            *out = then(c, text(c, "{"), then(c, first, text(c, "}")));
+            *out = q3_json_form_then(&c->forms, q3_json_form_text(&c->forms, "{"),
+                                     q3_json_form_then(&c->forms, first, q3_json_form_text(&c->forms, "}")));
     }
     q3_free(all.p);
     return st;
@@ -519,7 +367,7 @@ static q3_status next_entry(q3_fragment *out, bool *none, compiler *c, const nod
 {
     Q3_TRY(entry(out, none, c, at, i));
     if (!*none && i)
-        *out = then(c, mark(c, ","), *out);
+        *out = q3_json_form_then(&c->forms, q3_json_form_mark(&c->forms, ","), *out);
     return Q3_OK;
 }
 
@@ -533,25 +381,26 @@ static q3_status array(q3_fragment *out, compiler *c, const node *at)
         return refuse(at, "prefixItems", "must be a list of schemas");
     int each = cJSON_GetArraySize(prefix) + 1; // entries from here on are alike, and have a comma
     each = most >= 0 ? most : least > each ? least : each;
-    q3_fragment f, inner = q3_fragment_empty(c->g);
+    q3_fragment f, inner = q3_fragment_empty(c->forms.g);
     if (most < 0) {
         Q3_TRY(next_entry(&f, &none, c, at, each));
         if (!none)
-            inner = q3_fragment_star(c->g, f);
+            inner = q3_fragment_star(c->forms.g, f);
     }
-    for (int i = each - 1; i >= 0 && c->g->status == Q3_OK; i--) { // from the back: a(b(c*)?)?
+    for (int i = each - 1; i >= 0 && c->forms.g->status == Q3_OK; i--) { // from the back: a(b(c*)?)?
         Q3_TRY(next_entry(&f, &none, c, at, i));
         if (none && i < least)
             return refuse(at, "minItems", "is more than items and prefixItems allow");
         if (none)
-            inner = q3_fragment_empty(c->g);
+            inner = q3_fragment_empty(c->forms.g);
         else if (i >= least)
-            inner = q3_fragment_maybe(c->g, then(c, f, inner));
+            inner = q3_fragment_maybe(c->forms.g, q3_json_form_then(&c->forms, f, inner));
         else
-            inner = then(c, f, inner);
+            inner = q3_json_form_then(&c->forms, f, inner);
     }
-    *out = then(c, text(c, "["), then(c, inner, text(c, "]")));
-    return c->g->status;
+    *out = q3_json_form_then(&c->forms, q3_json_form_text(&c->forms, "["),
+                             q3_json_form_then(&c->forms, inner, q3_json_form_text(&c->forms, "]")));
+    return c->forms.g->status;
 }
 
 /* ---- strings and numbers ---- */
@@ -585,10 +434,10 @@ static q3_status pattern(q3_fragment *out, compiler *c, const node *at, const cJ
     const q3_regex_options within = { .in_json = true, .search = true };
     if (!cJSON_IsString(item))
         return refuse(at, "pattern", "must be a string");
-    q3_status st = q3_regex_compile(&f, c->g, item->valuestring, &within);
+    q3_status st = q3_regex_compile(&f, c->forms.g, item->valuestring, &within);
     if (st != Q3_OK) // the grammar's own failures get their place later
-        return c->g->status != Q3_OK ? st : q3_wrap(st, "schema %s", at->path);
-    *out = quoted(c, f);
+        return c->forms.g->status != Q3_OK ? st : q3_wrap(st, "schema %s", at->path);
+    *out = q3_json_form_quoted(&c->forms, f);
     return Q3_OK;
 }
 
@@ -606,20 +455,21 @@ static q3_status string(q3_fragment *out, compiler *c, const node *at)
         const char *known = cJSON_IsString(format) ? format_pattern(format->valuestring) : NULL;
         if (!known)
             return refuse(at, "format", "is none of date, time, date-time, uuid, ipv4; use pattern");
-        *out = quoted(c, regex(c, known));
+        *out = q3_json_form_quoted(&c->forms, q3_json_form_regex(&c->forms, known));
         return Q3_OK;
     }
     if (!least && most < 0) {
-        *out = call(c, builtin(c, STRING));
+        *out = q3_json_form_call(&c->forms, q3_json_form_rule(&c->forms, Q3_JSON_STRING));
         return Q3_OK;
     }
-    int32_t one = builtin(c, CHARACTER);
-    q3_fragment f = most < 0 ? q3_fragment_star(c->g, call(c, one)) : q3_fragment_empty(c->g);
-    for (int i = most < least ? least : most; i-- > 0 && c->g->status == Q3_OK;) {
-        f = then(c, call(c, one), f);
-        f = i >= least ? q3_fragment_maybe(c->g, f) : f;
+    int32_t one = q3_json_form_rule(&c->forms, Q3_JSON_CHARACTER);
+    q3_fragment f = most < 0 ? q3_fragment_star(c->forms.g, q3_json_form_call(&c->forms, one))
+                             : q3_fragment_empty(c->forms.g);
+    for (int i = most < least ? least : most; i-- > 0 && c->forms.g->status == Q3_OK;) {
+        f = q3_json_form_then(&c->forms, q3_json_form_call(&c->forms, one), f);
+        f = i >= least ? q3_fragment_maybe(c->forms.g, f) : f;
     }
-    *out = quoted(c, f);
+    *out = q3_json_form_quoted(&c->forms, f);
     return Q3_OK;
 }
 
@@ -650,7 +500,7 @@ static q3_status integer(q3_fragment *out, compiler *c, const node *at)
 {
     int64_t least = -Q3_INTEGER_MOST, most = Q3_INTEGER_MOST;
     if (!has_bound(at)) {
-        *out = call(c, builtin(c, INTEGER));
+        *out = q3_json_form_call(&c->forms, q3_json_form_rule(&c->forms, Q3_JSON_INTEGER));
         return Q3_OK;
     }
     Q3_TRY(bound(&least, at, "minimum", true, false));
@@ -659,7 +509,7 @@ static q3_status integer(q3_fragment *out, compiler *c, const node *at)
     Q3_TRY(bound(&most, at, "exclusiveMaximum", false, true));
     if (least > most)
         return refuse(at, "minimum", "and maximum leave no integer of at most 15 digits");
-    *out = q3_fragment_integers(c->g, least, most);
+    *out = q3_fragment_integers(c->forms.g, least, most);
     return Q3_OK;
 }
 
@@ -683,12 +533,13 @@ static q3_status one_type(q3_fragment *out, compiler *c, const node *at, int typ
     case 3:
         if (has_bound(at))
             return refuse(at, "type", "number has a minimum or maximum, which only integers may have");
-        *out = call(c, builtin(c, NUMBER));
+        *out = q3_json_form_call(&c->forms, q3_json_form_rule(&c->forms, Q3_JSON_NUMBER));
         return Q3_OK;
     case 4:
         return integer(out, c, at);
     default:
-        *out = call(c, builtin(c, type == 5 ? BOOLEAN : NOTHING));
+        *out = q3_json_form_call(&c->forms,
+                                 q3_json_form_rule(&c->forms, type == 5 ? Q3_JSON_BOOLEAN : Q3_JSON_NOTHING));
         return Q3_OK;
     }
 }
@@ -749,7 +600,7 @@ static q3_status typed(q3_fragment *out, compiler *c, const node *at)
     Q3_TRY(read_types(&types, at));
     types = types ? types : guess_types(at);
     if (!types) {
-        *out = call(c, builtin(c, ANY));
+        *out = q3_json_form_call(&c->forms, q3_json_form_rule(&c->forms, Q3_JSON_ANY));
         return Q3_OK;
     }
     if (types & 1u << 3)
@@ -759,7 +610,7 @@ static q3_status typed(q3_fragment *out, compiler *c, const node *at)
         if (!(types >> i & 1))
             continue;
         Q3_TRY(one_type(&f, c, at, i));
-        *out = some ? either(c, f, *out) : f;
+        *out = some ? q3_json_form_either(&c->forms, f, *out) : f;
         some = true;
     }
     return Q3_OK;
@@ -787,10 +638,12 @@ static q3_status values(q3_fragment *out, compiler *c, const node *at)
     Q3_TRY(read_types(&types, at));
     if (!one && !cJSON_IsArray(list))
         return refuse(at, key, "must be a list of values");
-    for (const cJSON *v = one ? one : list->child; v && c->g->status == Q3_OK; v = one ? NULL : v->next) {
+    for (const cJSON *v = one ? one : list->child; v && c->forms.g->status == Q3_OK;
+         v = one ? NULL : v->next) {
         if (!has_type(v, types))
             continue;
-        *out = some ? either(c, literal(c, v), *out) : literal(c, v);
+        *out = some ? q3_json_form_either(&c->forms, q3_json_form_literal(&c->forms, v), *out)
+                    : q3_json_form_literal(&c->forms, v);
         some = true;
     }
     return some ? Q3_OK : refuse(at, key, "has no value of its type");
@@ -813,10 +666,10 @@ static q3_status any_of(q3_fragment *out, compiler *c, const node *at, const cha
         q3_fragment f;
         snprintf(number, sizeof number, "%d", i++);
         Q3_TRY(call_schema(&f, c, s, at, part, number));
-        *out = some ? either(c, f, *out) : f;
+        *out = some ? q3_json_form_either(&c->forms, f, *out) : f;
         some = true;
     }
-    return c->g->status;
+    return c->forms.g->status;
 }
 
 /* The part of a JSON pointer up to the next slash, with ~0 and ~1 put back. */
@@ -856,7 +709,7 @@ static q3_status reference(q3_fragment *out, compiler *c, const node *at)
 static q3_status schema(q3_fragment *out, compiler *c, const node *at)
 {
     if (cJSON_IsFalse(at->schema)) {
-        *out = q3_fragment_chars(c->g, NULL, 0, false); // nothing
+        *out = q3_fragment_chars(c->forms.g, NULL, 0, false); // nothing
         return Q3_OK;
     }
     if (get(at->schema, "$ref"))
@@ -881,27 +734,27 @@ static q3_status compile(compiler *c, const cJSON *root)
         const node at = c->nodes[i]; // nodes move; paths do not
         q3_fragment f = { 0, 0 };
         q3_status st = schema(&f, c, &at);
-        if (c->g->status != Q3_OK)
-            return q3_wrap(c->g->status, "schema %s", at.path);
+        if (c->forms.g->status != Q3_OK)
+            return q3_wrap(c->forms.g->status, "schema %s", at.path);
         Q3_TRY(st);
-        q3_grammar_define(c->g, at.rule, f);
+        q3_grammar_define(c->forms.g, at.rule, f);
     }
-    return c->g->status;
+    return c->forms.g->status;
 }
 
 static q3_status any_object(compiler *c)
 {
-    int32_t rule = q3_grammar_rule(c->g);
-    q3_grammar_define(c->g, rule, call(c, builtin(c, OBJECT)));
-    return c->g->status;
+    int32_t rule = q3_grammar_rule(c->forms.g);
+    q3_grammar_define(c->forms.g, rule,
+                      q3_json_form_call(&c->forms, q3_json_form_rule(&c->forms, Q3_JSON_OBJECT)));
+    return c->forms.g->status;
 }
 
 q3_status q3_schema_compile(q3_grammar *g, const cJSON *root)
 {
-    compiler c = { .g = g, .root = root };
+    compiler c = { .root = root };
     int32_t culprit = -1;
-    for (int i = 0; i < BUILTINS; i++)
-        c.builtin[i] = -1;
+    q3_json_forms_begin(&c.forms, g);
     q3_status st = root ? compile(&c, root) : any_object(&c);
     if (st == Q3_OK)
         st = q3_grammar_finish(g, &culprit);
