@@ -9,13 +9,15 @@ static q3_app *app_of(const q3_exchange *x)
     return x->app;
 }
 
-static q3_status make_constraint(q3_constraint **out, const q3_openai_work *a, const q3_session *s)
+static q3_status make_constraint(q3_constraint **out, const q3_openai_work *a, const q3_app *app)
 {
+    const q3_session *s = app->session;
     const q3_generation_config *g = &s->model.config.generation;
     const q3_openai_request *r = &a->request;
     *out = NULL;
     if (r->form == Q3_FORM_NONE)
         return Q3_OK;
+    Q3_TRY(q3_service_keep_vocabulary(app->service));
     if (r->form == Q3_FORM_PATTERN)
         return q3_constraint_regex(out, s->tokenizer, g->eos, g->n_eos, r->pattern);
     return q3_constraint_json(out, s->tokenizer, g->eos, g->n_eos,
@@ -41,7 +43,7 @@ static q3_status fill_tasks(q3_openai_work *a, const q3_app *app, int adapter)
         t->stops = stops;
         t->n_stops = n_stops;
         if (i == 0)
-            Q3_TRY(make_constraint(&t->constraint, a, app->session));
+            Q3_TRY(make_constraint(&t->constraint, a, app));
         else if (first->constraint)
             Q3_TRY(q3_constraint_clone(&t->constraint, first->constraint));
     }

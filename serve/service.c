@@ -5,6 +5,7 @@
 
 #include "core/log.h"
 #include "infer/choice.h"
+#include "infer/constraint_vocabulary.h"
 #include "serve/service_order.h"
 
 enum { DEFAULT_RUNNING = 16, DEFAULT_WAITING = 64, RETRY_MOST = 60 };
@@ -14,6 +15,7 @@ const double q3_histogram_bounds[Q3_HISTOGRAM_BOUNDS] = { 0.001, 0.0025, 0.005, 
 
 struct q3_service {
     q3_session *session;
+    const q3_vocabulary *vocabulary; // NULL until a form was asked for
     q3_service_options options;
     pthread_mutex_t lock;
     pthread_cond_t work;
@@ -349,9 +351,28 @@ void q3_service_destroy(q3_service *s)
 {
     if (!s)
         return;
+    q3_vocabulary_release(s->vocabulary);
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->work);
     q3_free(s);
+}
+
+q3_status q3_service_keep_vocabulary(q3_service *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool there = s->vocabulary != NULL;
+    pthread_mutex_unlock(&s->lock);
+    if (there)
+        return Q3_OK;
+    const q3_vocabulary *v;
+    Q3_TRY(q3_vocabulary_acquire(
+        &v, s->session->tokenizer)); // not under the lock that the computing thread wants
+    pthread_mutex_lock(&s->lock);
+    const q3_vocabulary *spare = s->vocabulary ? v : NULL; // another request was faster
+    s->vocabulary = s->vocabulary ? s->vocabulary : v;
+    pthread_mutex_unlock(&s->lock);
+    q3_vocabulary_release(spare);
+    return Q3_OK;
 }
 
 void q3_service_drain(q3_service *s, double seconds)

@@ -34,6 +34,10 @@ typedef struct q3_service_options {
 q3_status q3_service_create(q3_service **out, q3_session *session, const q3_service_options *options);
 void q3_service_destroy(q3_service *s); /* q3_service_run has returned; orders must be closed; NULL is fine */
 
+/* Called before a constraint is made: the tree of the vocabulary, which takes a while to sort, stays from the first call on
+ * until the service is destroyed. Q3_ERR_MEMORY. */
+q3_status q3_service_keep_vocabulary(q3_service *s);
+
 /* Serves until the service has drained. The calling thread computes: kernels use all threads only when it
  * is the one that started the pool. true: all orders had their answers; false: some were cut short. */
 bool q3_service_run(q3_service *s);
