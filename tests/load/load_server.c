@@ -8,10 +8,13 @@
  * connections more that say nothing. Prints one JSON object; exit 1 when something was wrong.
  */
 #include <curl/curl.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "core/arena.h"
 #include "core/json.h"
@@ -240,16 +243,34 @@ static int finish(CURLM *multi, bool again)
     return open;
 }
 
-/* Connections that are opened and say nothing; how many there are. */
-static int open_idle(CURL **idle)
+/* The server's address, from the URL. */
+static struct addrinfo *address_of(void)
+{
+    struct addrinfo *found = NULL;
+    char *host = NULL, *port = NULL;
+    CURLU *url = curl_url();
+    if (curl_url_set(url, CURLUPART_URL, load.o.url, 0) == CURLUE_OK &&
+        curl_url_get(url, CURLUPART_HOST, &host, 0) == CURLUE_OK &&
+        curl_url_get(url, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) == CURLUE_OK)
+        getaddrinfo(host, port, &(struct addrinfo){ .ai_socktype = SOCK_STREAM }, &found);
+    curl_free(host);
+    curl_free(port);
+    curl_url_cleanup(url);
+    return found;
+}
+
+/* Connections that are opened and say nothing; their number. Sockets of our own, for curl takes three a connection. */
+static int open_idle(int *idle)
 {
     int n = 0;
+    struct addrinfo *to = load.o.idle ? address_of() : NULL;
     for (int i = 0; i < load.o.idle; i++) {
-        idle[i] = curl_easy_init();
-        curl_easy_setopt(idle[i], CURLOPT_URL, load.o.url);
-        curl_easy_setopt(idle[i], CURLOPT_CONNECT_ONLY, 1L);
-        n += curl_easy_perform(idle[i]) == CURLE_OK; // beyond the server's limit it is refused, which is fine
+        idle[i] = to ? socket(to->ai_family, to->ai_socktype, 0) : -1;
+        // beyond the server's limit it is refused, which is fine
+        n += idle[i] >= 0 && connect(idle[i], to->ai_addr, to->ai_addrlen) == 0;
     }
+    if (to)
+        freeaddrinfo(to);
     return n;
 }
 
@@ -337,10 +358,11 @@ static void read_options(int argc, char **argv)
         stop("usage: load_server URL [--streams N] [--seconds S] [--pid PID] [--idle N] [--model NAME]", "");
 }
 
-static void release(CURL **idle)
+static void release(int *idle)
 {
     for (int i = 0; i < load.o.idle; i++)
-        curl_easy_cleanup(idle[i]);
+        if (idle[i] >= 0)
+            close(idle[i]);
     free(idle);
     for (int i = 0; i < load.o.streams; i++) {
         q3_text_free(&load.streams[i].line);
@@ -360,7 +382,7 @@ int main(int argc, char **argv)
     snprintf(load.chat, sizeof load.chat, "%s/v1/chat/completions", load.o.url);
     load.json = curl_slist_append(NULL, "Content-Type: application/json");
     load.t.first = calloc(MOST_TIMES, sizeof *load.t.first);
-    CURL **idle = calloc((size_t)load.o.idle + 1, sizeof *idle);
+    int *idle = calloc((size_t)load.o.idle + 1, sizeof *idle);
     expect();
     int n_idle = open_idle(idle);
     long early = 0, late = 0;
