@@ -437,6 +437,18 @@ static void settings(q3_text *out, const char *json)
     q3_html_raw(out, "</div>\n</details>\n");
 }
 
+static void answers_curve(q3_text *out, const q3_report_data *d)
+{
+    q3_text chart = { 0 };
+    if (q3_report_answers_chart(&chart, &d->accuracy, &d->macro_f1) && !chart.failed) {
+        q3_html_raw(out, "<section>\n<h2>Answers in the course of training</h2>\n");
+        q3_text_append(out, chart.data, chart.size);
+        q3_html_raw(out, "</section>\n");
+    }
+    out->failed |= chart.failed;
+    q3_text_free(&chart);
+}
+
 q3_status q3_report_write(q3_text *out, const q3_report_data *d)
 {
     head(out, d);
@@ -450,6 +462,7 @@ q3_status q3_report_write(q3_text *out, const q3_report_data *d)
     }
     out->failed |= chart.failed;
     q3_text_free(&chart);
+    answers_curve(out, d);
     quality(out, d->before, d->after);
     if (d->n_examples > 0) {
         q3_html_raw(out, "<section>\n<h2>Examples</h2>\n<div class=\"examples\">\n");

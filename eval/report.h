@@ -37,6 +37,7 @@ typedef struct q3_report_data {
     q3_report_curve train_loss;
     q3_report_curve eval_loss;
     q3_report_curve rate;     /* learning rate */
+    q3_report_curve accuracy, macro_f1; /* of generated answers in the course of training */
     const q3_metrics *before; /* NULL: not evaluated */
     const q3_metrics *after;
     int64_t trainable, total; /* parameters */

@@ -87,7 +87,7 @@ static void grid_line(const chart *c, double value)
                    LEFT - 9, y + 4, value);
 }
 
-static void loss_scale(const chart *c)
+static void value_scale(const chart *c)
 {
     if (!c->y.log) {
         double tick = tick_of(c->y.high - c->y.low, 6);
@@ -102,7 +102,7 @@ static void loss_scale(const chart *c)
                 grid_line(c, unit * k);
 }
 
-static void step_scale(const chart *c)
+static void step_scale(const chart *c, const char *name)
 {
     double tick = fmax(1, tick_of(c->x.high - c->x.low, 8));
     for (double step = ceil(c->x.low / tick) * tick; step <= c->x.high; step += tick)
@@ -115,8 +115,8 @@ static void step_scale(const chart *c)
                    (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8);
     q3_text_printf(c->out,
                    "<text class=\"name\" text-anchor=\"middle\" transform=\"translate(15,%d) rotate(-90)\">"
-                   "loss%s</text>\n",
-                   (TOP + HEIGHT - BOTTOM) / 2, c->y.log ? " (logarithmic)" : "");
+                   "%s%s</text>\n",
+                   (TOP + HEIGHT - BOTTOM) / 2, name, c->y.log ? " (logarithmic)" : "");
 }
 
 static void polyline(const chart *c, const axis *y, const q3_report_curve *curve, const char *class)
@@ -193,16 +193,24 @@ static void eval_points(const chart *c, const q3_report_curve *eval)
     }
 }
 
-static void legend(const chart *c, bool train, bool eval, bool rate)
+/* NULL: not shown. */
+static void legend(const chart *c, const char *train, const char *eval, const char *rate)
 {
-    const char *const names[] = { "training loss", "evaluation loss", "learning rate" };
+    const char *const names[] = { train, eval, rate };
     const char *const keys[] = { "key-train", "key-eval", "key-rate" };
-    const bool shown[] = { train, eval, rate };
     q3_html_raw(c->out, "<figcaption>");
     for (int i = 0; i < 3; i++)
-        if (shown[i])
+        if (names[i])
             q3_text_printf(c->out, "<span class=\"key %s\">%s</span>", keys[i], names[i]);
     q3_html_raw(c->out, "</figcaption>");
+}
+
+static void begin(const chart *c, const char *what)
+{
+    q3_text_printf(c->out,
+                   "<figure class=\"chart\"><svg viewBox=\"0 0 %d %d\" role=\"img\" "
+                   "aria-label=\"%s over training steps\">\n",
+                   WIDTH, HEIGHT, what);
 }
 
 bool q3_report_chart(q3_text *out, const q3_report_curve *train, const q3_report_curve *eval,
@@ -213,10 +221,7 @@ bool q3_report_chart(q3_text *out, const q3_report_curve *train, const q3_report
     if (!(c.x.high > c.x.low))
         return false;
     fit(&c.y);
-    q3_text_printf(out,
-                   "<figure class=\"chart\"><svg viewBox=\"0 0 %d %d\" role=\"img\" "
-                   "aria-label=\"Loss over training steps\">\n",
-                   WIDTH, HEIGHT);
+    begin(&c, "Loss");
     // Clips a rate curve that is longer than the loss curves.
     q3_text_printf(out,
                    "<clipPath id=\"plot\"><rect x=\"%d\" y=\"0\" width=\"%d\" height=\"%d\"/></clipPath>\n",
@@ -224,8 +229,8 @@ bool q3_report_chart(q3_text *out, const q3_report_curve *train, const q3_report
     q3_html_raw(out, "<g clip-path=\"url(#plot)\">");
     rate_area(&c, rate);
     q3_html_raw(out, "</g>");
-    loss_scale(&c);
-    step_scale(&c);
+    value_scale(&c);
+    step_scale(&c, "loss");
     if (n_train) {
         polyline(&c, &c.y, train, n_train > MANY ? "train raw" : "train");
         if (n_train > MANY)
@@ -234,7 +239,25 @@ bool q3_report_chart(q3_text *out, const q3_report_curve *train, const q3_report
     if (n_eval)
         eval_points(&c, eval);
     q3_html_raw(out, "</svg>");
-    legend(&c, n_train > 0, n_eval > 0, rate->n > 1);
+    legend(&c, n_train ? "training loss" : NULL, n_eval ? "evaluation loss" : NULL,
+           rate->n > 1 ? "learning rate" : NULL);
+    q3_html_raw(out, "</figure>\n");
+    return true;
+}
+
+bool q3_report_answers_chart(q3_text *out, const q3_report_curve *accuracy, const q3_report_curve *macro_f1)
+{
+    chart c = { .out = out, .x = { INFINITY, -INFINITY, false }, .y = { 0, 1, false } };
+    widen(&c.x, &c.y, accuracy);
+    if (!(c.x.high > c.x.low))
+        return false;
+    begin(&c, "Generated answers");
+    value_scale(&c);
+    step_scale(&c, "share");
+    polyline(&c, &c.y, macro_f1, "train");
+    eval_points(&c, accuracy);
+    q3_html_raw(out, "</svg>");
+    legend(&c, "macro F1", "accuracy", NULL);
     q3_html_raw(out, "</figure>\n");
     return true;
 }

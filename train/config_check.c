@@ -126,6 +126,10 @@ static q3_status check_turns(const q3_config *cfg)
 {
     static const char *const words[] = { "steps", "epoch", "no" };
     const q3_config_train *t = &cfg->train;
+    if (cfg->eval.during && t->eval_strategy == Q3_CONFIG_AT_NO)
+        return BREACH(cfg, Q3_KEY_eval_during,
+                      "\"eval.during\" is true and \"train.eval_strategy\" is \"no\"; there is no evaluation "
+                      "during training: set it to steps or epoch");
     if (!t->load_best_model_at_end)
         return Q3_OK;
     if (t->eval_strategy != t->save_strategy)
@@ -178,6 +182,9 @@ static q3_status check_sampling(const q3_config *cfg)
             "\"eval.temperature\" is 0; it must be above 0 (for the likeliest token set do_sample to false)");
     if (cfg->eval.top_p == 0)
         return BREACH(cfg, Q3_KEY_eval_top_p, "\"eval.top_p\" is 0; it must be above 0");
+    if (cfg->eval.repetition_penalty == 0)
+        return BREACH(cfg, Q3_KEY_eval_repetition_penalty,
+                      "\"eval.repetition_penalty\" is 0; it must be above 0 (1: none)");
     return Q3_OK;
 }
 

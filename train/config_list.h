@@ -170,11 +170,14 @@ typedef enum q3_config_metric { Q3_CONFIG_METRIC_EVAL_LOSS } q3_config_metric;
 #define Q3_CONFIG_EVAL(X) \
     X(eval, pre, BOOL("true"), "generate answers before training") \
     X(eval, post, BOOL("true"), "generate answers after training") \
+    X(eval, during, BOOL("false"), "generate answers at every evaluation of the loss as well") \
     X(eval, max_new_tokens, INT("256", 1, 1 << 20), "longest answer in tokens") \
     X(eval, do_sample, BOOL("false"), "draw tokens; false: always the likeliest") \
     X(eval, temperature, OPT_FLOAT(0, 100), "of sampling, above 0; not set: as generation_config.json says") \
     X(eval, top_p, OPT_FLOAT(0, 1), "of sampling, above 0; not set: as generation_config.json says") \
     X(eval, top_k, OPT_INT(0, 1 << 24), "of sampling, 0: off; not set: as generation_config.json says") \
+    X(eval, repetition_penalty, OPT_FLOAT(0, 100), \
+      "divides logits of tokens that were there, above 0; not set: as generation_config.json says") \
     X(eval, batch_size, OPT_INT(1, 65536), "not set: as in evaluation of the loss") \
     X(eval, max_samples, OPT_INT(1, Q3_CONFIG_MANY), "answer only the first ones") \
     X(eval, labels, LIST("[\"sarcastic\", \"not_sarcastic\"]"), "the labels, spelled as in the answers")

@@ -47,7 +47,8 @@ q3_generation_options q3_generation_options_of(const q3_trainer *t)
                       .temperature = e->temperature >= 0 ? (float)e->temperature : g->temperature,
                       .top_p = e->top_p >= 0 ? (float)e->top_p : g->top_p,
                       .top_k = e->top_k >= 0 ? (int)e->top_k : g->top_k,
-                      .repetition_penalty = g->repetition_penalty,
+                      .repetition_penalty =
+                          e->repetition_penalty >= 0 ? (float)e->repetition_penalty : g->repetition_penalty,
                       .min_p = g->min_p,
                       .presence_penalty = g->presence_penalty,
                       .frequency_penalty = g->frequency_penalty,
@@ -82,8 +83,8 @@ static q3_status show(void *arg, int64_t done, int64_t of)
     return q3_stop_asked();
 }
 
-/* {"step": N, "gen_eval/pre_accuracy": ..., ...} */
-static q3_status append_metrics(const q3_trainer *t, const char *name, const q3_metrics *m)
+/* {"step": N, "gen_eval/pre_accuracy": ..., ...}; `prefix` is "pre_", or "" for one in mid-training. */
+static q3_status append_metrics(const q3_trainer *t, const char *prefix, const q3_metrics *m)
 {
     q3_text line = { 0 };
     const struct {
@@ -97,11 +98,11 @@ static q3_status append_metrics(const q3_trainer *t, const char *name, const q3_
     q3_text_printf(&line, "{\"step\": %" PRId64 ", \"epoch\": ", t->state.step);
     q3_text_json_number(&line, t->state.epoch);
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
-        q3_text_printf(&line, ", \"gen_eval/%s_%s\": ", name, values[i].key);
+        q3_text_printf(&line, ", \"gen_eval/%s%s\": ", prefix, values[i].key);
         q3_text_json_number(&line, values[i].value);
     }
     for (int i = 0; i < m->labels->n; i++) {
-        q3_text_printf(&line, ", \"gen_eval/%s_f1_%s\": ", name, m->labels->normal[i]);
+        q3_text_printf(&line, ", \"gen_eval/%sf1_%s\": ", prefix, m->labels->normal[i]);
         q3_text_json_number(&line, m->label[i].f1);
     }
     q3_text_printf(&line, "}\n");
@@ -120,9 +121,8 @@ static q3_status stopped(q3_trainer *t, const char *name)
                    "stopped during the %s evaluation, everything is saved; continue with --resume", name);
 }
 
-static q3_status evaluate(q3_evaluation *out, q3_finisher *f, const char *name)
+static q3_status evaluate(q3_evaluation *out, q3_trainer *t, const char *name, const char *prefix)
 {
-    q3_trainer *t = f->t;
     const q3_generation_options options = q3_generation_options_of(t);
     q3_status st =
         q3_evaluate(out, &t->ctx, &t->model, t->tokenizer, &options, show, (void *)(uintptr_t)name);
@@ -131,7 +131,7 @@ static q3_status evaluate(q3_evaluation *out, q3_finisher *f, const char *name)
     Q3_TRY(st);
     q3_progress_generation(name, &out->metrics, out->seconds);
     st = q3_evaluation_write(out, t->output_dir, name);
-    st = st ? st : append_metrics(t, name, &out->metrics);
+    st = st ? st : append_metrics(t, prefix, &out->metrics);
     if (st != Q3_OK)
         q3_evaluation_free(out);
     return st;
@@ -158,8 +158,24 @@ q3_status q3_finish_before(q3_finisher *f)
         f->has_pre = true;
         return Q3_OK;
     }
-    Q3_TRY(evaluate(&f->pre, f, "pre"));
+    Q3_TRY(evaluate(&f->pre, t, "pre", "pre_"));
     f->has_pre = true;
+    return Q3_OK;
+}
+
+q3_status q3_finish_turn(q3_log_entry *out, q3_trainer *t)
+{
+    char name[32];
+    q3_evaluation e;
+    snprintf(name, sizeof name, "step-%" PRId64, t->state.step);
+    Q3_TRY(evaluate(&e, t, name, ""));
+    *out = (q3_log_entry){ .step = t->state.step,
+                           .epoch = t->state.epoch,
+                           .answers = true,
+                           .accuracy = e.metrics.accuracy,
+                           .macro_f1 = e.metrics.macro_f1,
+                           .forced_accuracy = e.metrics.has_forced ? e.metrics.forced_accuracy : NAN };
+    q3_evaluation_free(&e);
     return Q3_OK;
 }
 
@@ -253,23 +269,35 @@ static void free_examples(examples *x)
     }
 }
 
-/* Points of the log: training losses, learning rates, evaluation losses. */
+/* Points of the log: training losses, learning rates, evaluation losses, answers. */
 typedef struct curves {
-    q3_report_point *loss, *rate, *eval;
-    int64_t n_train, n_eval;
+    q3_report_point *all; /* one allocation */
+    q3_report_point *loss, *rate, *eval, *accuracy, *macro_f1;
+    int64_t n_train, n_eval, n_answers;
 } curves;
 
-static q3_status make_curves(curves *c, const q3_state *s)
+static void add_answers(curves *c, int64_t step, double accuracy, double macro_f1)
 {
+    c->accuracy[c->n_answers] = (q3_report_point){ (double)step, accuracy };
+    c->macro_f1[c->n_answers++] = (q3_report_point){ (double)step, macro_f1 };
+}
+
+static q3_status make_curves(curves *c, const q3_finisher *f)
+{
+    const q3_state *s = &f->t->state;
     size_t n = (size_t)s->n_log + 1;
-    *c = (curves){ q3_calloc(n, sizeof *c->loss), q3_calloc(n, sizeof *c->rate),
-                   q3_calloc(n, sizeof *c->eval), 0, 0 };
-    if (!c->loss || !c->rate || !c->eval)
+    q3_report_point *p = q3_calloc(5 * n, sizeof *p);
+    if (!p)
         return Q3_ERR_MEMORY;
+    *c = (curves){ p, p, p + n, p + 2 * n, p + 3 * n, p + 4 * n, 0, 0, 0 };
+    if (f->has_pre)
+        add_answers(c, 0, f->pre.metrics.accuracy, f->pre.metrics.macro_f1);
     for (int64_t i = 0; i < s->n_log; i++) {
         const q3_log_entry *e = &s->log[i];
         if (e->eval) {
             c->eval[c->n_eval++] = (q3_report_point){ (double)e->step, e->loss };
+        } else if (e->answers) {
+            add_answers(c, e->step, e->accuracy, e->macro_f1);
         } else {
             c->rate[c->n_train] = (q3_report_point){ (double)e->step, e->learning_rate };
             c->loss[c->n_train++] = (q3_report_point){ (double)e->step, e->loss };
@@ -295,6 +323,8 @@ static q3_status fill_report(q3_text *page, q3_finisher *f, const curves *c, con
                                   .train_loss = { c->loss, c->n_train },
                                   .eval_loss = { c->eval, c->n_eval },
                                   .rate = { c->rate, c->n_train },
+                                  .accuracy = { c->accuracy, c->n_answers },
+                                  .macro_f1 = { c->macro_f1, c->n_answers },
                                   .before = f->has_pre ? &f->pre.metrics : NULL,
                                   .after = f->has_post ? &f->post.metrics : NULL,
                                   .trainable = t->trainable.n,
@@ -313,18 +343,16 @@ static q3_status write_report(q3_finisher *f)
 {
     q3_text page = { 0 }, settings = { 0 };
     examples x = { 0 };
-    curves c;
+    curves c = { 0 };
     char *path = q3_path_join(f->t->output_dir, "report.html");
     q3_config_json(&settings, f->t->config);
     choose_examples(&x, f);
-    q3_status st = make_curves(&c, &f->t->state);
+    q3_status st = make_curves(&c, f);
     if (st == Q3_OK && (!path || settings.failed))
         st = Q3_ERR_MEMORY;
     st = st ? st : fill_report(&page, f, &c, &x, settings.data);
     st = st ? st : q3_file_write(path, page.data, page.size);
-    q3_free(c.loss);
-    q3_free(c.rate);
-    q3_free(c.eval);
+    q3_free(c.all);
     free_examples(&x);
     q3_text_free(&page);
     q3_text_free(&settings);
@@ -340,7 +368,7 @@ q3_status q3_finish_after(q3_finisher *f)
     Q3_TRY(q3_weights_save(t, t->output_dir, t->model.config.dtype == Q3_BF16 ? Q3_BF16 : Q3_F32));
     Q3_TRY(q3_model_copy_files(t->model_dir, t->output_dir));
     if (t->config->eval.post) {
-        Q3_TRY(evaluate(&f->post, f, "post"));
+        Q3_TRY(evaluate(&f->post, t, "post", "post_"));
         f->has_post = true;
     }
     Q3_TRY(summary_line(f));

@@ -1,8 +1,8 @@
-/* train/finish.h - what frames a training: the generation evaluations before and after it, the files it leaves, and the
- * report.
+/* train/finish.h - what frames a training: the generation evaluations before, in and after it, the files it leaves, and
+ * the report.
  *
  * After training the output directory holds the adapter (or model/), tokenizer and processor files, config.json,
- * metrics.jsonl, eval/ with both evaluations, report.html, and, written last, training_meta.json: a run with that file is
+ * metrics.jsonl, eval/ with the evaluations, report.html, and, written last, training_meta.json: a run with that file is
  * finished.
  */
 #ifndef Q3_TRAIN_FINISH_H
@@ -31,6 +31,10 @@ void q3_finish_destroy(q3_finisher *f);
 
 /* The evaluation before training: made, or read back when the run resumes and it is there. */
 q3_status q3_finish_before(q3_finisher *f);
+
+/* The answers of an evaluation in mid-training, as eval/step-N.json and its predictions; `out` is what the state shall
+ * remember of them. A run that is asked to stop saves its step and returns why, as in the other evaluations. */
+q3_status q3_finish_turn(q3_log_entry *out, q3_trainer *t);
 
 /* Best weights, evaluation after training, all files. */
 q3_status q3_finish_after(q3_finisher *f);

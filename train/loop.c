@@ -85,9 +85,19 @@ static q3_status evaluate(q3_trainer *t)
         t->state.best_metric = r.loss;
         t->state.best_step = t->state.step;
     }
+    t->state.unanswered = t->config->eval.during;
     q3_progress_eval(t, &e, best);
     Q3_TRY(q3_state_log(&t->state, &e));
     return write_metrics(t, &e, "");
+}
+
+/* The second half of an evaluation. */
+static q3_status answer(q3_trainer *t)
+{
+    q3_log_entry e;
+    Q3_TRY(q3_finish_turn(&e, t));
+    t->state.unanswered = false;
+    return q3_state_log(&t->state, &e);
 }
 
 static q3_status save(q3_trainer *t)
@@ -108,6 +118,21 @@ static q3_status stopped(q3_trainer *t, q3_status how, bool saved)
         t->state.step, t->total_steps);
 }
 
+/* Answers and checkpoint. A run that was stopped within the answers of a step goes on here. */
+static q3_status end_turn(q3_trainer *t, q3_status stop)
+{
+    const q3_config_train *c = &t->config->train;
+    bool last = t->state.step >= t->total_steps;
+    if (t->state.unanswered)
+        Q3_TRY(answer(t));
+    bool best = c->load_best_model_at_end && t->state.best_step == t->state.step; // must be there at the end
+    bool saved =
+        due(c->save_strategy, c->save_steps, t) || best || (last && c->save_strategy != Q3_CONFIG_AT_NO);
+    if (saved)
+        Q3_TRY(save(t));
+    return stop ? stopped(t, stop, saved) : Q3_OK;
+}
+
 /* What is due behind a step, in the reference's order; the first rank's alone. */
 static q3_status after_step(q3_trainer *t, const q3_step_result *r, meter *m, q3_status stop)
 {
@@ -120,16 +145,15 @@ static q3_status after_step(q3_trainer *t, const q3_step_result *r, meter *m, q3
     if (due(c->eval_strategy, c->eval_steps, t) ||
         (last && c->eval_strategy != Q3_CONFIG_AT_NO && c->load_best_model_at_end))
         Q3_TRY(evaluate(t));
-    bool saved = due(c->save_strategy, c->save_steps, t) || (last && c->save_strategy != Q3_CONFIG_AT_NO);
-    if (saved)
-        Q3_TRY(save(t));
-    return stop ? stopped(t, stop, saved) : Q3_OK;
+    return end_turn(t, stop);
 }
 
 static q3_status steps(q3_trainer *t, q3_loader *loader)
 {
     meter m = { 0 };
     int64_t first = t->state.step;
+    if (!t->ranks.rank && t->state.unanswered)
+        Q3_TRY(end_turn(t, Q3_OK));
     while (t->state.step < t->total_steps) {
         q3_step_result r;
         double start = q3_seconds();
@@ -231,7 +255,7 @@ static q3_status prepare(q3_trainer *t, const char *checkpoint, const q3_run_opt
     if (checkpoint)
         Q3_TRY(q3_run_dir_adopt(t->output_dir, checkpoint, t->state.best_step));
     q3_progress_summary(t, checkpoint);
-    Q3_TRY(q3_metrics_cut(t->output_dir, checkpoint ? t->state.step : -1));
+    Q3_TRY(q3_metrics_cut(t->output_dir, checkpoint ? t->state.step : -1, t->state.unanswered));
     Q3_TRY(q3_metrics_append(t->output_dir, "", 0, false)); // from here on the directory is known as a run's
     return write_config(t);
 }

@@ -249,12 +249,14 @@ q3_status q3_run_dir_adopt(const char *dir, const char *checkpoint, int64_t best
     char *from = q3_path_dir(checkpoint);
     if (!from)
         return Q3_ERR_MEMORY;
-    q3_status st = Q3_OK;
-    if (!same_place(dir, from)) {
+    char *eval = q3_path_join(from, "eval");
+    q3_status st = eval ? Q3_OK : Q3_ERR_MEMORY;
+    if (st == Q3_OK && !same_place(dir, from)) {
         st = has(from, "metrics.jsonl") ? copy_in(dir, from, "metrics.jsonl") : Q3_OK;
-        st = st == Q3_OK && has(from, "eval/pre_predictions.jsonl") ? copy_in(dir, from, "eval") : st;
+        st = st == Q3_OK && q3_dir_exists(eval) ? copy_in(dir, from, "eval") : st;
         st = st == Q3_OK && best_step >= 0 ? adopt_best(dir, from, best_step) : st;
     }
+    q3_free(eval);
     q3_free(from);
     return st;
 }
@@ -281,7 +283,7 @@ q3_status q3_metrics_append(const char *dir, const char *text, size_t size, bool
 }
 
 /* Whether a line stays; a half-written last line does not. */
-static bool keep(const char *line, size_t n, int64_t step)
+static bool keep(const char *line, size_t n, int64_t step, bool unanswered)
 {
     q3_json doc;
     int64_t at = -1;
@@ -289,12 +291,13 @@ static bool keep(const char *line, size_t n, int64_t step)
         return false;
     bool is = q3_json_int(&at, &doc, doc.root, "step", -1) == Q3_OK && at >= 0 && at <= step &&
               !cJSON_HasObjectItem(doc.root, "gen_eval/post_accuracy") &&
-              !cJSON_HasObjectItem(doc.root, "train_runtime");
+              !cJSON_HasObjectItem(doc.root, "train_runtime") &&
+              !(unanswered && at == step && cJSON_HasObjectItem(doc.root, "gen_eval/accuracy"));
     q3_json_close(&doc);
     return is;
 }
 
-q3_status q3_metrics_cut(const char *dir, int64_t step)
+q3_status q3_metrics_cut(const char *dir, int64_t step, bool unanswered)
 {
     char *path = q3_path_join(dir, "metrics.jsonl"), *text = NULL;
     size_t size = 0, kept = 0;
@@ -304,7 +307,7 @@ q3_status q3_metrics_cut(const char *dir, int64_t step)
     for (size_t at = 0; st == Q3_OK && at < size;) {
         const char *end = memchr(text + at, '\n', size - at);
         size_t n = end ? (size_t)(end - (text + at)) + 1 : size - at;
-        if (end && keep(text + at, n - 1, step)) {
+        if (end && keep(text + at, n - 1, step, unanswered)) {
             memmove(text + kept, text + at, n);
             kept += n;
         }

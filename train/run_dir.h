@@ -37,7 +37,8 @@ bool q3_run_dir_finished(const char *dir);
 /* Appends text to dir/metrics.jsonl; `sync` forces it to the disk. */
 q3_status q3_metrics_append(const char *dir, const char *text, size_t size, bool sync);
 
-/* Drops the lines that lie behind `step`, and those of the evaluation after training. */
-q3_status q3_metrics_cut(const char *dir, int64_t step);
+/* Drops the lines that lie behind `step`, and those of the evaluation after training; where the step is `unanswered` also
+ * those of its answers. */
+q3_status q3_metrics_cut(const char *dir, int64_t step, bool unanswered);
 
 #endif

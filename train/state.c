@@ -57,6 +57,10 @@ static void history(q3_text *out, const q3_state *s)
             number(out, indent, "eval_runtime", e->runtime);
             number(out, indent, "eval_samples_per_second", e->samples_per_second);
             number(out, indent, "eval_steps_per_second", e->steps_per_second);
+        } else if (e->answers) {
+            number(out, indent, "gen_eval/accuracy", e->accuracy);
+            number(out, indent, "gen_eval/forced_accuracy", e->forced_accuracy);
+            number(out, indent, "gen_eval/macro_f1", e->macro_f1);
         } else {
             number(out, indent, "grad_norm", e->grad_norm);
             number(out, indent, "learning_rate", e->learning_rate);
@@ -75,8 +79,9 @@ static void cursor(q3_text *out, const q3_state *s, const q3_state_run *run)
     q3_text_printf(out, ",\n    \"loss_steps\": %" PRId64, s->loss_steps);
     number(out, ",\n    ", "loss_sum", s->loss_sum);
     number(out, ",\n    ", "loss_total", s->loss_total);
-    q3_text_printf(out, ",\n    \"samples\": %" PRId64 ",\n    \"tokens\": %" PRId64 "\n  },\n", s->samples,
-                   s->tokens);
+    q3_text_printf(
+        out, ",\n    \"samples\": %" PRId64 ",\n    \"tokens\": %" PRId64 ",\n    \"unanswered\": %s\n  },\n",
+        s->samples, s->tokens, s->unanswered ? "true" : "false");
 }
 
 void q3_state_json(q3_text *out, const q3_state *s, const q3_state_run *run)
@@ -119,15 +124,19 @@ void q3_state_json(q3_text *out, const q3_state *s, const q3_state_run *run)
 
 static q3_status read_entry(q3_state *out, const q3_json *doc, const cJSON *item)
 {
-    q3_log_entry e = { .eval = cJSON_HasObjectItem(item, "eval_loss") };
+    q3_log_entry e = { .eval = cJSON_HasObjectItem(item, "eval_loss"),
+                       .answers = cJSON_HasObjectItem(item, "gen_eval/accuracy") };
     Q3_TRY(q3_json_int(&e.step, doc, item, "step", 0));
     Q3_TRY(q3_json_float(&e.epoch, doc, item, "epoch", 0));
-    Q3_TRY(q3_json_float(&e.loss, doc, item, e.eval ? "eval_loss" : "loss", NAN));
+    Q3_TRY(q3_json_float(&e.loss, doc, item, e.eval ? "eval_loss" : "loss", e.answers ? 0 : NAN));
     Q3_TRY(q3_json_float(&e.grad_norm, doc, item, "grad_norm", 0));
     Q3_TRY(q3_json_float(&e.learning_rate, doc, item, "learning_rate", 0));
     Q3_TRY(q3_json_float(&e.runtime, doc, item, "eval_runtime", 0));
     Q3_TRY(q3_json_float(&e.samples_per_second, doc, item, "eval_samples_per_second", 0));
     Q3_TRY(q3_json_float(&e.steps_per_second, doc, item, "eval_steps_per_second", 0));
+    Q3_TRY(q3_json_float(&e.accuracy, doc, item, "gen_eval/accuracy", 0));
+    Q3_TRY(q3_json_float(&e.macro_f1, doc, item, "gen_eval/macro_f1", 0));
+    Q3_TRY(q3_json_float(&e.forced_accuracy, doc, item, "gen_eval/forced_accuracy", e.answers ? NAN : 0));
     return q3_state_log(out, &e);
 }
 
@@ -159,6 +168,7 @@ static q3_status read_state(q3_state *out, char **config, const q3_json *doc)
     Q3_TRY(read_count(&out->loss_steps, doc, own, "loss_steps"));
     Q3_TRY(read_count(&out->tokens, doc, own, "tokens"));
     Q3_TRY(read_count(&out->samples, doc, own, "samples"));
+    Q3_TRY(q3_json_bool(&out->unanswered, doc, own, "unanswered", false));
     Q3_TRY(q3_json_string(&text, doc, own, "config", "{}"));
     cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(root, "log_history"))
         Q3_TRY(read_entry(out, doc, item));

@@ -12,10 +12,12 @@
 typedef struct q3_log_entry {
     int64_t step;
     double epoch;
-    bool eval;                                 /* an evaluation; otherwise a training log */
+    bool eval;                                 /* an evaluation of the loss */
+    bool answers;                              /* generated answers; neither of the two: a training log */
     double loss;                               /* training: mean since the last log; eval: eval_loss */
     double grad_norm, learning_rate;           /* training */
     double runtime, samples_per_second, steps_per_second; /* eval */
+    double accuracy, macro_f1, forced_accuracy;           /* answers */
 } q3_log_entry;
 
 typedef struct q3_state {
@@ -29,6 +31,7 @@ typedef struct q3_state {
     int64_t samples;   /* of the training data, to know it again */
     double best_metric; /* NaN: none yet */
     int64_t best_step;  /* -1: none yet */
+    bool unanswered;    /* the run was stopped within the answers of this step's evaluation */
     q3_log_entry *log;  /* heap */
     int64_t n_log, log_capacity;
 } q3_state;
@@ -50,7 +53,7 @@ void q3_state_json(q3_text *out, const q3_state *s, const q3_state_run *run);
 /* Reads trainer_state.json. *config is the config it was saved with, as JSON on the heap. Errors: Q3_ERR_FORMAT. */
 q3_status q3_state_load(q3_state *out, char **config, const char *path);
 
-/* The metrics.jsonl line of an entry, newline included. `extra` (e.g. ",\"tokens_per_second\":12.5") may be "". */
+/* The metrics.jsonl line of an entry (not of answers), newline included. `extra` (e.g. ",\"tokens_per_second\":12.5") may be "". */
 void q3_log_line(q3_text *out, const q3_log_entry *e, const char *extra);
 
 #endif

@@ -71,6 +71,9 @@ static int finish(void **state)
     return 0;
 }
 
+static const q3_report_point accuracy[] = { { 0, 0 }, { 50, 0.5 }, { 100, 1 } },
+                             macro_f1[] = { { 0, 0 }, { 50, 0.25 }, { 100, 1 } };
+
 static const char nasty[] = "<script>alert('1')</script> & \"quoted\"";
 
 static q3_report_data whole(void)
@@ -97,6 +100,8 @@ static q3_report_data whole(void)
         .train_loss = { train, POINTS },
         .eval_loss = { eval, EVALS },
         .rate = { rate, POINTS },
+        .accuracy = { accuracy, 3 },
+        .macro_f1 = { macro_f1, 3 },
         .before = &before,
         .after = &after,
         .trainable = 294912,
@@ -163,6 +168,8 @@ static void the_page_is_whole_and_well_formed(void **state)
                                          "circle class=\"eval\"",
                                          "class=\"rate\"",
                                          "loss (logarithmic)",
+                                         "Answers in the course of training",
+                                         "<title>step 50: 0.5000</title>",
                                          "data:image/png;base64,iVBORw0KGgo",
                                          "294,912",
                                          "20.00\xE2\x80\xAF% of 1,474,688",

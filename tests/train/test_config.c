@@ -370,6 +370,10 @@ static void rules_between_keys_name_the_keys(void **state)
     assert_unsound(OVERRIDES("eval.temperature=0.7"), "\"eval.do_sample\" is false");
     assert_unsound(OVERRIDES("eval.temperature=0", "eval.do_sample=true"), "above 0");
     assert_unsound(OVERRIDES("eval.top_p=0", "eval.do_sample=true"), "above 0");
+    assert_unsound(OVERRIDES("eval.repetition_penalty=0"), "above 0");
+    assert_sound(OVERRIDES("eval.repetition_penalty=1.05"));
+    assert_unsound(OVERRIDES("eval.during=true", "train.eval_strategy=no"),
+                   "\"eval.during\" is true and \"train.eval_strategy\" is \"no\"");
     assert_unsound(OVERRIDES("eval.labels=a"), "at least 2");
     assert_unsound(OVERRIDES("eval.labels=a,b,a"), "\"a\" twice");
 }

@@ -148,6 +148,12 @@ static void so_they_do_on_an_int8_base(void **state)
     killing("int8", (const char *[]){ "quantization.load_in_8bit=true", NULL }, ADAPTER, often(2));
 }
 
+static void so_they_do_with_answers_in_between(void **state)
+{
+    (void)state;
+    killing("answers", (const char *[]){ "eval.during=true", NULL }, ADAPTER, often(4));
+}
+
 static void so_they_do_when_every_weight_is_tuned(void **state)
 {
     (void)state;
@@ -454,6 +460,7 @@ int main(void)
         cmocka_unit_test(killed_and_resumed_runs_end_the_same),
         cmocka_unit_test(so_they_do_with_8_bit_moments),
         cmocka_unit_test(so_they_do_on_an_int8_base),
+        cmocka_unit_test(so_they_do_with_answers_in_between),
         cmocka_unit_test(so_they_do_when_every_weight_is_tuned),
         cmocka_unit_test(a_signal_saves_the_step_and_names_itself),
         cmocka_unit_test(a_signal_before_the_first_step_loses_nothing),

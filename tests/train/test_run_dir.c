@@ -134,7 +134,7 @@ static void cut(const char *before, int64_t step, const char *after)
     const char *dir = q3_run_path("cut");
     assert_int_equal(q3_dir_create(dir), Q3_OK);
     q3_run_write(dir, "metrics.jsonl", before);
-    assert_int_equal(q3_metrics_cut(dir, step), Q3_OK);
+    assert_int_equal(q3_metrics_cut(dir, step, false), Q3_OK);
     char *text = q3_run_read(dir, "metrics.jsonl", &n);
     assert_string_equal(text, after);
     q3_free(text);
@@ -160,6 +160,24 @@ static void metrics_end_at_the_checkpoint(void **state)
     cut(text, 2, "{\"step\": 1, \"loss\": 1.5}\n{\"step\": 2, \"eval_loss\": 2.5}\n");
 }
 
+static void answers_that_were_not_saved_are_given_again(void **state)
+{
+    (void)state;
+    size_t n;
+    static const char kept[] = "{\"step\": 1, \"gen_eval/accuracy\": 1}\n{\"step\": 2, \"eval_loss\": 2.5}\n";
+    const char *dir = q3_run_path("cut");
+    assert_int_equal(q3_dir_create(dir), Q3_OK);
+    char text[512];
+    snprintf(text, sizeof text, "%s{\"step\": 2, \"gen_eval/accuracy\": 1}\n", kept);
+    cut(text, 2, text);
+    assert_int_equal(q3_dir_create(dir), Q3_OK);
+    q3_run_write(dir, "metrics.jsonl", text);
+    assert_int_equal(q3_metrics_cut(dir, 2, true), Q3_OK);
+    char *after = q3_run_read(dir, "metrics.jsonl", &n);
+    assert_string_equal(after, kept);
+    q3_free(after);
+}
+
 static void metrics_are_appended(void **state)
 {
     (void)state;
@@ -182,6 +200,7 @@ int main(void)
         cmocka_unit_test(a_checkpoint_has_a_directory_around_it),
         cmocka_unit_test(only_runs_are_emptied),
         cmocka_unit_test(metrics_end_at_the_checkpoint),
+        cmocka_unit_test(answers_that_were_not_saved_are_given_again),
         cmocka_unit_test(metrics_are_appended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,6 +20,12 @@ static const q3_log_entry entries[] = {
       .runtime = 0.1,
       .samples_per_second = 70,
       .steps_per_second = 40 },
+    { .step = 2,
+      .epoch = 2.0 / 3,
+      .answers = true,
+      .accuracy = 0.7,
+      .macro_f1 = 1.0 / 3,
+      .forced_accuracy = 1 },
     { .step = 3, .epoch = 1, .loss = 1.7976931348623157e308, .grad_norm = 2, .learning_rate = 0 },
 };
 static const q3_state_run constants = { .max_steps = 18,
@@ -44,6 +50,7 @@ static void fill(q3_state *s)
     s->samples = 22;
     s->best_metric = 4.25;
     s->best_step = 2;
+    s->unanswered = true;
     for (size_t i = 0; i < sizeof entries / sizeof *entries; i++)
         assert_int_equal(q3_state_log(s, &entries[i]), Q3_OK);
 }
@@ -66,6 +73,9 @@ static void assert_same(const q3_log_entry *a, const q3_log_entry *b)
     assert_int_equal(a->eval, b->eval);
     assert_true(a->epoch == b->epoch && a->loss == b->loss && a->grad_norm == b->grad_norm);
     assert_true(a->learning_rate == b->learning_rate && a->runtime == b->runtime);
+    assert_int_equal(a->answers, b->answers);
+    assert_true(a->accuracy == b->accuracy && a->macro_f1 == b->macro_f1);
+    assert_true(a->forced_accuracy == b->forced_accuracy);
     assert_true(a->samples_per_second == b->samples_per_second && a->steps_per_second == b->steps_per_second);
 }
 
@@ -80,7 +90,7 @@ static void every_number_comes_back_to_the_bit(void **state)
     assert_string_equal(config, constants.config);
     assert_true(a.step == b.step && a.batch == b.batch && a.loss_steps == b.loss_steps &&
                 a.tokens == b.tokens);
-    assert_true(a.samples == b.samples && a.best_step == b.best_step);
+    assert_true(a.samples == b.samples && a.best_step == b.best_step && b.unanswered);
     assert_true(a.epoch == b.epoch && a.loss_sum == b.loss_sum && a.loss_total == b.loss_total);
     assert_true(a.best_metric == b.best_metric);
     assert_int_equal(a.n_log, b.n_log);
