@@ -12,6 +12,7 @@
 #include "core/log.h"
 #include "core/safetensors.h"
 #include "model/weights.h"
+#include "train/best.h"
 
 char *q3_checkpoint_path(const char *dir, int64_t step)
 {
@@ -125,6 +126,9 @@ static q3_status save_state(const q3_trainer *t, const char *path)
                                .save_steps = c->save_steps,
                                .train_batch_size = c->per_device_train_batch_size,
                                .num_train_epochs = c->num_train_epochs,
+                               .early_stopping_patience = c->early_stopping_patience,
+                               .early_stopping_threshold = c->early_stopping_threshold,
+                               .stopping = t->state.step >= t->total_steps || q3_best_enough(&t->state, c),
                                .best_checkpoint = best,
                                .config = config.data };
     if (!config.failed)
@@ -202,8 +206,9 @@ q3_status q3_checkpoint_save(q3_trainer *t)
     return st ? st : rotate(t);
 }
 
-/* Keys that may differ between a checkpoint and the run that continues it: they do not shape the trained weights. */
-static bool harmless(int id)
+/* Keys that may differ between a checkpoint and the run that continues it: they do not shape the trained weights. Those of
+ * the answers do where the best checkpoint is chosen by them. */
+static bool harmless(int id, const q3_config *now)
 {
     static const char *const prefixes[] = { "about",
                                             "train.output_dir",
@@ -213,6 +218,8 @@ static bool harmless(int id)
                                             "eval.",
                                             "train.save_total_limit",
                                             "train.gradient_checkpointing" };
+    if (q3_best_of_answers(&now->train) && strncmp(q3_config_table[id].name, "eval.", 5) == 0)
+        return id == Q3_KEY_eval_pre || id == Q3_KEY_eval_post;
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
         if (strncmp(q3_config_table[id].name, prefixes[i], strlen(prefixes[i])) == 0)
             return true;
@@ -227,7 +234,7 @@ q3_status q3_checkpoint_compare(const q3_config *now, const char *saved, const c
     Q3_TRY(q3_config_parse(&old, saved, strlen(saved), dir, NULL, 0));
     int n = q3_config_diff(ids, &old, now);
     for (int i = 0; i < n; i++) {
-        if (harmless(ids[i]))
+        if (harmless(ids[i], now))
             continue;
         q3_text_printf(&names, "%s%s (", wrong++ ? ", " : "", q3_config_table[ids[i]].name);
         q3_config_value(&names, &old, ids[i]);

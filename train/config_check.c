@@ -120,6 +120,28 @@ static q3_status check_optimizer(const q3_config *cfg)
     return Q3_OK;
 }
 
+/* What best means, and whether training may end for want of better. */
+static q3_status check_best(const q3_config *cfg)
+{
+    const q3_config_train *t = &cfg->train;
+    if (t->metric_for_best_model != Q3_CONFIG_METRIC_EVAL_LOSS && !cfg->eval.during)
+        return BREACH(cfg, Q3_KEY_train_metric_for_best_model,
+                      "\"train.metric_for_best_model\" is of the generated answers and \"eval.during\" is false; "
+                      "set eval.during to true");
+    if (t->early_stopping_patience > 0 && !t->load_best_model_at_end)
+        return BREACH(cfg, Q3_KEY_train_early_stopping_patience,
+                      "\"train.early_stopping_patience\" is set and \"train.load_best_model_at_end\" is false; "
+                      "without a best model nothing is there to stop for");
+    if (t->early_stopping_patience > 0 && t->eval_strategy == Q3_CONFIG_AT_NO)
+        return BREACH(cfg, Q3_KEY_train_early_stopping_patience,
+                      "\"train.early_stopping_patience\" is set and \"train.eval_strategy\" is \"no\"; set it to "
+                      "steps or epoch");
+    if (t->early_stopping_patience < 0 && t->early_stopping_threshold > 0)
+        return BREACH(cfg, Q3_KEY_train_early_stopping_threshold,
+                      "\"train.early_stopping_threshold\" is set; it needs \"train.early_stopping_patience\"");
+    return Q3_OK;
+}
+
 /* As transformers' TrainingArguments: the best checkpoint exists only if every save falls on an evaluation.
  */
 static q3_status check_turns(const q3_config *cfg)
@@ -205,7 +227,7 @@ q3_status q3_config_check(const q3_config *cfg)
 {
     static q3_status (*const rules[])(const q3_config *) = {
         check_build, check_quantization, check_tune,     check_schedule, check_optimizer,
-        check_turns, check_data,         check_sampling, check_labels
+        check_turns, check_best, check_data,         check_sampling, check_labels
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         Q3_TRY(rules[i](cfg));

@@ -63,7 +63,12 @@ typedef enum q3_config_checkpointing {
     Q3_CONFIG_CHECKPOINTING_FULL
 } q3_config_checkpointing;
 typedef enum q3_config_turn { Q3_CONFIG_AT_STEPS, Q3_CONFIG_AT_EPOCH, Q3_CONFIG_AT_NO } q3_config_turn;
-typedef enum q3_config_metric { Q3_CONFIG_METRIC_EVAL_LOSS } q3_config_metric;
+typedef enum q3_config_metric {
+    Q3_CONFIG_METRIC_EVAL_LOSS,
+    Q3_CONFIG_METRIC_ACCURACY, /* of generated answers, this and what follows */
+    Q3_CONFIG_METRIC_MACRO_F1,
+    Q3_CONFIG_METRIC_FORCED
+} q3_config_metric;
 
 #define Q3_CONFIG_MANY 9e15 /* no upper bound: beyond it a double no longer tells integers apart */
 #define Q3_CONFIG_SEVEN                                                                                      \
@@ -162,7 +167,12 @@ typedef enum q3_config_metric { Q3_CONFIG_METRIC_EVAL_LOSS } q3_config_metric;
     X(train, save_strategy, ENUM(q3_config_turn, "steps", "steps|epoch|no"), "when to save") \
     X(train, save_total_limit, INT("2", 0, 1e9), "checkpoints to keep; 0: all") \
     X(train, load_best_model_at_end, BOOL("true"), "end with the best evaluated checkpoint, not the last one") \
-    X(train, metric_for_best_model, ENUM(q3_config_metric, "eval_loss", "eval_loss"), "what best means") \
+    X(train, metric_for_best_model, ENUM(q3_config_metric, "eval_loss", \
+      "eval_loss|gen_eval/accuracy|gen_eval/macro_f1|gen_eval/forced_accuracy"), \
+      "what best means; of answers more is better, and eval.during makes them") \
+    X(train, early_stopping_patience, OPT_INT(1, 1e9), \
+      "end when so many evaluations in a row were no better than the best; not set: train to the end") \
+    X(train, early_stopping_threshold, FLOAT("0", 0, 1e9), "and by more than this they must be better") \
     X(train, shuffle, BOOL("true"), "a new order in every epoch") \
     X(train, seed, INT("42", 0, 9007199254740991.0), "of order, dropout, adapters and random weights") \
     X(train, output_dir, PATH("runs/train"), "directory of the run")

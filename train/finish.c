@@ -11,6 +11,7 @@
 #include "eval/predictions.h"
 #include "eval/report.h"
 #include "model/weights.h"
+#include "train/best.h"
 #include "train/checkpoint.h"
 #include "train/meta.h"
 #include "train/progress.h"
@@ -188,8 +189,8 @@ static q3_status load_best(q3_trainer *t)
     char *dir = q3_checkpoint_path(t->output_dir, t->state.best_step);
     q3_status st = dir ? q3_checkpoint_load_weights(t, dir) : Q3_ERR_MEMORY;
     if (st == Q3_OK)
-        q3_info("best weights are those of step %" PRId64 " (eval_loss %.4f)", t->state.best_step,
-                t->state.best_metric);
+        q3_info("best weights are those of step %" PRId64 " (%s %.4f)", t->state.best_step,
+                q3_best_name(&t->config->train), t->state.best_metric);
     q3_free(dir);
     return st;
 }

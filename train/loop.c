@@ -7,6 +7,7 @@
 
 #include "core/file.h"
 #include "core/log.h"
+#include "train/best.h"
 #include "train/checkpoint.h"
 #include "train/finish.h"
 #include "train/progress.h"
@@ -80,11 +81,8 @@ static q3_status evaluate(q3_trainer *t)
                        .runtime = r.seconds,
                        .samples_per_second = (double)r.n_samples / r.seconds,
                        .steps_per_second = (double)r.n_batches / r.seconds };
-    bool best = t->state.best_step < 0 || r.loss < t->state.best_metric;
-    if (best) {
-        t->state.best_metric = r.loss;
-        t->state.best_step = t->state.step;
-    }
+    const q3_config_train *c = &t->config->train;
+    bool best = !q3_best_of_answers(c) && q3_best_update(&t->state, r.loss, c);
     t->state.unanswered = t->config->eval.during;
     q3_progress_eval(t, &e, best);
     Q3_TRY(q3_state_log(&t->state, &e));
@@ -97,6 +95,11 @@ static q3_status answer(q3_trainer *t)
     q3_log_entry e;
     Q3_TRY(q3_finish_turn(&e, t));
     t->state.unanswered = false;
+    const q3_config_train *c = &t->config->train;
+    if (q3_best_of_answers(c)) {
+        double value = q3_best_value(&e, c);
+        q3_progress_best(t, value, q3_best_update(&t->state, value, c));
+    }
     return q3_state_log(&t->state, &e);
 }
 
@@ -122,9 +125,9 @@ static q3_status stopped(q3_trainer *t, q3_status how, bool saved)
 static q3_status end_turn(q3_trainer *t, q3_status stop)
 {
     const q3_config_train *c = &t->config->train;
-    bool last = t->state.step >= t->total_steps;
     if (t->state.unanswered)
         Q3_TRY(answer(t));
+    bool last = t->state.step >= t->total_steps || q3_best_enough(&t->state, c);
     bool best = c->load_best_model_at_end && t->state.best_step == t->state.step; // must be there at the end
     bool saved =
         due(c->save_strategy, c->save_steps, t) || best || (last && c->save_strategy != Q3_CONFIG_AT_NO);
@@ -148,13 +151,22 @@ static q3_status after_step(q3_trainer *t, const q3_step_result *r, meter *m, q3
     return end_turn(t, stop);
 }
 
+/* Whether no step follows; the first rank, which evaluates, tells the others how often nothing has improved. */
+static bool finished(q3_trainer *t)
+{
+    const q3_config_train *c = &t->config->train;
+    if (c->early_stopping_patience > 0)
+        t->state.unimproved = q3_ranks_agree(&t->ranks, t->ranks.rank ? 0 : (int)t->state.unimproved);
+    return t->state.step >= t->total_steps || q3_best_enough(&t->state, c);
+}
+
 static q3_status steps(q3_trainer *t, q3_loader *loader)
 {
     meter m = { 0 };
     int64_t first = t->state.step;
     if (!t->ranks.rank && t->state.unanswered)
         Q3_TRY(end_turn(t, Q3_OK));
-    while (t->state.step < t->total_steps) {
+    while (!finished(t)) {
         q3_step_result r;
         double start = q3_seconds();
         Q3_TRY(q3_train_step(&r, t, loader));
@@ -178,6 +190,8 @@ static q3_status steps(q3_trainer *t, q3_loader *loader)
         else if (stop)
             return q3_fail(stop, "%s", ""); // the first rank says it
     }
+    if (t->state.step < t->total_steps)
+        q3_progress_stop(t);
     return Q3_OK;
 }
 

@@ -1,12 +1,14 @@
 #include "train/meta.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
 #include "core/file.h"
 #include "kernels/cpu.h"
 #include "kernels/pool.h"
+#include "train/best.h"
 
 static void text(q3_text *out, const char *key, const char *value)
 {
@@ -76,7 +78,11 @@ static void results(q3_text *out, const q3_trainer *t)
     number(out, "tokens_per_second", t->seconds > 0 ? (double)t->tokens / t->seconds : 0);
     integer(out, "peak_memory_bytes", (int64_t)q3_memory_peak());
     number(out, "train_loss", t->state.step ? t->state.loss_total / (double)t->state.step : 0);
-    number(out, "best_eval_loss", t->state.best_metric);
+    const q3_config_train *c = &t->config->train;
+    q3_text_printf(out, "  \"stopped_early\": %s,\n", t->state.step < t->total_steps ? "true" : "false");
+    text(out, "metric_for_best_model", q3_best_name(c));
+    number(out, "best_metric", t->state.best_metric);
+    number(out, "best_eval_loss", q3_best_of_answers(c) ? NAN : t->state.best_metric);
     integer(out, "best_step", t->state.best_step);
 }
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "core/log.h"
+#include "train/best.h"
 
 static const char *duration(char *out, size_t size, double seconds)
 {
@@ -87,6 +88,21 @@ void q3_progress_eval(const q3_trainer *t, const q3_log_entry *e, bool best)
 {
     q3_info("eval %5lld/%lld | eval_loss %.4f%s | %.1f samples/s", (long long)e->step,
             (long long)t->total_steps, e->loss, best ? " (best)" : "", e->samples_per_second);
+}
+
+void q3_progress_best(const q3_trainer *t, double value, bool best)
+{
+    q3_info("eval %5lld/%lld | %s %.4f%s", (long long)t->state.step, (long long)t->total_steps,
+            q3_best_name(&t->config->train), value, best ? " (best)" : "");
+}
+
+void q3_progress_stop(const q3_trainer *t)
+{
+    const q3_config_train *c = &t->config->train;
+    q3_info("stopping    at step %lld of %lld: %s has not improved by more than %g in %lld evaluations "
+            "(train.early_stopping_patience)",
+            (long long)t->state.step, (long long)t->total_steps, q3_best_name(c), c->early_stopping_threshold,
+            (long long)t->state.unimproved);
 }
 
 void q3_progress_generation(const char *name, const q3_metrics *m, double seconds)

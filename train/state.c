@@ -84,6 +84,28 @@ static void cursor(q3_text *out, const q3_state *s, const q3_state_run *run)
         s->samples, s->tokens, s->unanswered ? "true" : "false");
 }
 
+static void callbacks(q3_text *out, const q3_state *s, const q3_state_run *run)
+{
+    q3_text_printf(out, "  \"stateful_callbacks\": {\n");
+    if (run->early_stopping_patience > 0) {
+        q3_text_printf(out,
+                       "    \"EarlyStoppingCallback\": {\n      \"args\": {\n"
+                       "        \"early_stopping_patience\": %" PRId64 ",\n",
+                       run->early_stopping_patience);
+        number(out, "        ", "early_stopping_threshold", run->early_stopping_threshold);
+        q3_text_printf(out,
+                       "\n      },\n      \"attributes\": {\n"
+                       "        \"early_stopping_patience_counter\": %" PRId64 "\n      }\n    },\n",
+                       s->unimproved);
+    }
+    q3_text_printf(out,
+                   "    \"TrainerControl\": {\n      \"args\": {\n"
+                   "        \"should_epoch_stop\": false,\n        \"should_evaluate\": false,\n"
+                   "        \"should_log\": false,\n        \"should_save\": true,\n"
+                   "        \"should_training_stop\": %s\n      },\n      \"attributes\": {}\n    }\n  },\n",
+                   run->stopping ? "true" : "false");
+}
+
 void q3_state_json(q3_text *out, const q3_state *s, const q3_state_run *run)
 {
     q3_text_printf(out, "{\n");
@@ -111,13 +133,8 @@ void q3_state_json(q3_text *out, const q3_state *s, const q3_state_run *run)
     q3_text_printf(out, ",\n");
     cursor(out, s, run);
     integer(out, "save_steps", run->save_steps);
-    q3_text_printf(out,
-                   "  \"stateful_callbacks\": {\n    \"TrainerControl\": {\n      \"args\": {\n"
-                   "        \"should_epoch_stop\": false,\n        \"should_evaluate\": false,\n"
-                   "        \"should_log\": false,\n        \"should_save\": true,\n"
-                   "        \"should_training_stop\": %s\n      },\n      \"attributes\": {}\n    }\n  },\n"
-                   "  \"total_flos\": 0.0,\n",
-                   s->step >= run->max_steps ? "true" : "false");
+    callbacks(out, s, run);
+    q3_text_printf(out, "  \"total_flos\": 0.0,\n");
     integer(out, "train_batch_size", run->train_batch_size);
     q3_text_printf(out, "  \"trial_name\": null,\n  \"trial_params\": null\n}\n");
 }
@@ -149,6 +166,14 @@ static q3_status read_count(int64_t *out, const q3_json *doc, const cJSON *objec
     return q3_fail(Q3_ERR_FORMAT, "%s: %s is %" PRId64 "; it cannot be negative", doc->name, key, *out);
 }
 
+static q3_status read_callbacks(q3_state *out, const q3_json *doc)
+{
+    const cJSON *all = cJSON_GetObjectItemCaseSensitive(doc->root, "stateful_callbacks");
+    const cJSON *one = cJSON_GetObjectItemCaseSensitive(all, "EarlyStoppingCallback");
+    return read_count(&out->unimproved, doc, cJSON_GetObjectItemCaseSensitive(one, "attributes"),
+                      "early_stopping_patience_counter");
+}
+
 static q3_status read_state(q3_state *out, char **config, const q3_json *doc)
 {
     const cJSON *root = doc->root, *own = cJSON_GetObjectItemCaseSensitive(root, "qwen3_sft"), *item;
@@ -162,6 +187,7 @@ static q3_status read_state(q3_state *out, char **config, const q3_json *doc)
     Q3_TRY(q3_json_float(&out->epoch, doc, root, "epoch", 0));
     Q3_TRY(q3_json_float(&out->best_metric, doc, root, "best_metric", NAN));
     Q3_TRY(q3_json_int(&out->best_step, doc, root, "best_global_step", -1));
+    Q3_TRY(read_callbacks(out, doc));
     Q3_TRY(read_count(&out->batch, doc, own, "batch"));
     Q3_TRY(q3_json_float(&out->loss_sum, doc, own, "loss_sum", 0));
     Q3_TRY(q3_json_float(&out->loss_total, doc, own, "loss_total", 0));

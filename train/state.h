@@ -31,6 +31,7 @@ typedef struct q3_state {
     int64_t samples;   /* of the training data, to know it again */
     double best_metric; /* NaN: none yet */
     int64_t best_step;  /* -1: none yet */
+    int64_t unimproved; /* evaluations since the last one that was better by more than the threshold (train/best.h) */
     bool unanswered;    /* the run was stopped within the answers of this step's evaluation */
     q3_log_entry *log;  /* heap */
     int64_t n_log, log_capacity;
@@ -44,6 +45,9 @@ q3_status q3_state_log(q3_state *s, const q3_log_entry *entry);
 typedef struct q3_state_run {
     int64_t max_steps, logging_steps, eval_steps, save_steps, train_batch_size;
     double num_train_epochs;
+    int64_t early_stopping_patience; /* Q3_CONFIG_UNSET: no early stopping */
+    double early_stopping_threshold;
+    bool stopping; /* no step follows */
     const char *best_checkpoint; /* path, NULL when there is none */
     const char *config;          /* the effective config as JSON, to compare on resume */
 } q3_state_run;

@@ -374,6 +374,15 @@ static void rules_between_keys_name_the_keys(void **state)
     assert_sound(OVERRIDES("eval.repetition_penalty=1.05"));
     assert_unsound(OVERRIDES("eval.during=true", "train.eval_strategy=no"),
                    "\"eval.during\" is true and \"train.eval_strategy\" is \"no\"");
+    assert_unsound(OVERRIDES("train.metric_for_best_model=gen_eval/macro_f1"), "\"eval.during\" is false");
+    assert_sound(OVERRIDES("train.metric_for_best_model=gen_eval/macro_f1", "eval.during=true"));
+    assert_sound(OVERRIDES("train.early_stopping_patience=3", "train.early_stopping_threshold=0.01"));
+    assert_unsound(OVERRIDES("train.early_stopping_threshold=0.01"), "\"train.early_stopping_patience\"");
+    assert_unsound(OVERRIDES("train.early_stopping_patience=3", "train.load_best_model_at_end=false"),
+                   "\"train.load_best_model_at_end\" is false");
+    assert_unsound(
+        OVERRIDES("train.early_stopping_patience=3", "train.eval_strategy=no", "train.save_strategy=no"),
+        "\"train.eval_strategy\" is \"no\"");
     assert_unsound(OVERRIDES("eval.labels=a"), "at least 2");
     assert_unsound(OVERRIDES("eval.labels=a,b,a"), "\"a\" twice");
 }
@@ -441,6 +450,7 @@ static void the_presets_for_real_models_are_the_pipelines(void **state)
                 c.train.num_train_epochs == 3);
     assert_int_equal(c.train.per_device_train_batch_size * c.train.gradient_accumulation_steps, 64);
     assert_int_equal(c.train.optim, Q3_CONFIG_OPTIM_PAGED_ADAMW_8BIT);
+    assert_true(c.train.early_stopping_patience == 3 && c.train.early_stopping_threshold == 0.01);
     assert_int_equal(c.data.max_side, 1536);
     assert_int_equal(c.eval.labels.n, 3);
     assert_string_equal(c.eval.labels.items[1], "non_sarcastic");

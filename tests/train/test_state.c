@@ -34,6 +34,8 @@ static const q3_state_run constants = { .max_steps = 18,
                                         .save_steps = 6,
                                         .train_batch_size = 2,
                                         .num_train_epochs = 3,
+                                        .early_stopping_patience = 3,
+                                        .early_stopping_threshold = 0.01,
                                         .best_checkpoint = "runs/\"x\"/checkpoint-2",
                                         .config = "{\"train\": {\"seed\": 7}}\n" };
 
@@ -51,6 +53,7 @@ static void fill(q3_state *s)
     s->best_metric = 4.25;
     s->best_step = 2;
     s->unanswered = true;
+    s->unimproved = 2;
     for (size_t i = 0; i < sizeof entries / sizeof *entries; i++)
         assert_int_equal(q3_state_log(s, &entries[i]), Q3_OK);
 }
@@ -92,7 +95,7 @@ static void every_number_comes_back_to_the_bit(void **state)
                 a.tokens == b.tokens);
     assert_true(a.samples == b.samples && a.best_step == b.best_step && b.unanswered);
     assert_true(a.epoch == b.epoch && a.loss_sum == b.loss_sum && a.loss_total == b.loss_total);
-    assert_true(a.best_metric == b.best_metric);
+    assert_true(a.best_metric == b.best_metric && a.unimproved == b.unimproved);
     assert_int_equal(a.n_log, b.n_log);
     for (int64_t i = 0; i < a.n_log; i++)
         assert_same(&a.log[i], &b.log[i]);
