@@ -123,6 +123,7 @@ typedef enum q3_config_metric {
     X(data, target_key, TEXT("target_json"), "field with the answer, used byte for byte") \
     X(data, label_key, TEXT(NULL), "field with the label") \
     X(data, target_template, TEXT(NULL), "answer of a sample without one; {label} stands for its label") \
+    X(data, allow_text_only, BOOL("false"), "samples may lack the picture, and are texts then; false: an error") \
     X(data, system_prompt, TEXT(NULL), "system turn of every sample: the text, or @FILE") \
     X(data, min_pixels, OPT_INT(1, 1e9), "smallest picture in pixels; not set: as the model's processor says") \
     X(data, max_pixels, OPT_INT(1, 1e9), "largest picture in pixels; not set: as the model's processor says") \

@@ -65,8 +65,9 @@ static q3_status hollow_batch(q3_batch *out, q3_arena *mem, const q3_trainer *t,
                               int64_t n)
 {
     int merge = t->collator.vision.merge;
-    *out = (q3_batch){ .n_rows = (int)n, .n_images = (int)n };
+    *out = (q3_batch){ .n_rows = (int)n };
     for (int64_t i = 0; i < n; i++) {
+        out->n_images += s[i].patches > 0;
         out->n_tokens += s[i].tokens;
         out->n_patches += s[i].patches;
         out->n_image_rows += s[i].patches / (merge * merge);
@@ -75,13 +76,14 @@ static q3_status hollow_batch(q3_batch *out, q3_arena *mem, const q3_trainer *t,
     int32_t *labels = Q3_NEW(mem, int32_t, out->n_tokens + 1), *grids = Q3_NEW(mem, int32_t, 3 * n);
     if (!row_begin || !labels || !grids)
         return Q3_ERR_MEMORY;
-    int64_t at = 0;
+    int64_t at = 0, image = 0;
     for (int64_t i = 0; i < n; i++) {
         row_begin[i] = at;
         for (int64_t k = 0; k < s[i].tokens; k++)
             labels[at++] = k < s[i].tokens - s[i].supervised ? -100 : 0;
-        for (int axis = 0; axis < 3; axis++)
-            grids[3 * i + axis] = s[i].grid[axis];
+        for (int axis = 0; axis < 3 && s[i].patches; axis++)
+            grids[3 * image + axis] = s[i].grid[axis];
+        image += s[i].patches > 0;
     }
     row_begin[n] = at;
     out->row_begin = row_begin;

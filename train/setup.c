@@ -136,7 +136,8 @@ static q3_data_keys keys_of(const q3_config *c)
                            .target_key = c->data.target_key,
                            .label_key = c->data.label_key,
                            .target_template = c->data.target_template,
-                           .need_target = true };
+                           .need_target = true,
+                           .allow_text_only = c->data.allow_text_only };
 }
 
 /* `setting` is the key with the path. */

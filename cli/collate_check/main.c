@@ -20,6 +20,7 @@ typedef enum option {
     MIN_PIXELS,
     MAX_PIXELS,
     SAMPLES,
+    TEXT_ONLY,
     JSON,
     QUIET,
     HELP,
@@ -36,6 +37,7 @@ static const struct {
     [MIN_PIXELS] = { "min-pixels", "N", "instead of the processor's bound" },
     [MAX_PIXELS] = { "max-pixels", "N", "instead of the processor's bound" },
     [SAMPLES] = { "samples", "N", "look at the first N only" },
+    [TEXT_ONLY] = { "allow-text-only", NULL, "samples may lack the picture" },
     [JSON] = { "json", NULL, "one JSON object a sample, on a line" },
     [QUIET] = { "quiet", NULL, "only the summary (-q)" },
     [HELP] = { "help", NULL, "show this help (-h)" },
@@ -180,7 +182,8 @@ static q3_status open_all(checker *c, const char *const values[OPTIONS])
     Q3_TRY(load_prompt(c, values[SYSTEM_PROMPT]));
     Q3_TRY(load_model(c, values[MODEL]));
     Q3_TRY(q3_vision_spec_limit(&c->collator.vision, min_pixels, max_pixels));
-    Q3_TRY(q3_dataset_open(&c->data, values[DATA], NULL));
+    const q3_data_keys keys = { .allow_text_only = values[TEXT_ONLY] != NULL };
+    Q3_TRY(q3_dataset_open(&c->data, values[DATA], &keys));
     c->n = q3_dataset_size(c->data);
     if (samples && samples < c->n)
         c->n = samples;

@@ -13,6 +13,7 @@
 
 #define MODEL "tests/golden/training/model"
 #define TRAIN "tests/golden/training/data/train.jsonl"
+#define MIXED "tests/golden/training/data/mixed.jsonl"
 #define BASE "--model " MODEL " --data " TRAIN " --system-prompt 'You judge posts.' "
 
 static char *dir, *out_path, *err_path, *out, *err;
@@ -102,6 +103,17 @@ static void quiet_prints_the_summary_alone(void **state)
     assert_int_equal(run(BASE "-q"), 0);
     assert_memory_equal(out, "samples 22, refused 0, ", 23);
     assert_ptr_equal(strchr(out, '\n'), out + strlen(out) - 1);
+}
+
+static void a_missing_picture_is_refused_unless_it_may_be_missing(void **state)
+{
+    (void)state;
+    assert_int_equal(run("--model " MODEL " -q --data " MIXED), 3);
+    contains(out, "samples 9, refused 5, ");
+    contains(err, MIXED ":2: missing field \"image\"");
+    assert_int_equal(run("--model " MODEL " --allow-text-only --data " MIXED), 0);
+    contains(out, "samples 9, refused 0, ");
+    contains(out, "‹<|im_start|>user↵perfect timing↵CAPTION: a sunny beach<|im_end|>");
 }
 
 /* Joins the texts of the list; placeholders of a picture come as a count. */
@@ -235,6 +247,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(a_sample_is_shown_with_ids_counts_and_masked_text),
         T(quiet_prints_the_summary_alone),
+        T(a_missing_picture_is_refused_unless_it_may_be_missing),
         T(json_has_every_id_and_label),
         T(a_sample_without_supervised_token_fails_the_check_by_name),
         T(every_bad_sample_is_named),

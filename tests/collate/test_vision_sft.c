@@ -302,6 +302,41 @@ static void a_prompt_batch_equals_the_reference_in_every_tensor(void **state)
     same_file(TRAINING "/collated-eval-first3.safetensors", TRAINING "/data/eval.jsonl", 3, false);
 }
 
+static void same_ids(const int32_t *got, int64_t n, const cJSON *want, const char *where)
+{
+    if (n != cJSON_GetArraySize(want))
+        fail_msg("%s: %d tokens, want %d", where, (int)n, cJSON_GetArraySize(want));
+    const cJSON *item;
+    cJSON_ArrayForEach(item, want) assert_int_equal(*got++, item->valueint);
+}
+
+/* Samples with a picture and without, one by one (tests/golden/make_mixed_golden.py). */
+static void a_row_without_a_picture_equals_the_reference(void **state)
+{
+    (void)state;
+    q3_json golden;
+    q3_dataset *ds;
+    const q3_collator c = training_collator();
+    const q3_data_keys keys = { .need_target = true, .allow_text_only = true };
+    assert_int_equal(q3_json_open(&golden, TRAINING "/mixed.json", 1 << 24), Q3_OK);
+    assert_int_equal(q3_dataset_open(&ds, TRAINING "/data/mixed.jsonl", &keys), Q3_OK);
+    const cJSON *want = cJSON_GetObjectItem(golden.root, "rows")->child;
+    int texts = 0;
+    for (int64_t i = 0; i < q3_dataset_size(ds); i++, want = want->next) {
+        q3_sample s;
+        q3_row row;
+        assert_int_equal(q3_dataset_get(&s, ds, i), Q3_OK);
+        assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_OK);
+        same_ids(row.ids, row.n, cJSON_GetObjectItem(want, "input_ids"), s.where);
+        same_ids(row.labels, row.n, cJSON_GetObjectItem(want, "labels"), s.where);
+        texts += row.patches.n == 0;
+        q3_sample_free(&s);
+    }
+    assert_int_equal(texts, 5);
+    q3_dataset_close(ds);
+    q3_json_close(&golden);
+}
+
 /* ---- length ---- */
 
 static q3_sample post(const char *target)
@@ -356,7 +391,7 @@ static void the_policies_decide_what_becomes_of_long_samples(void **state)
         { 0, 85, 85, 85 }, { 86, 85, 85, 85 }, { 85, 85, 85, 85 }, { 84, -1, 0, 84 }, { 83, -1, 0, 83 },
         { 76, -1, 0, 76 },                                                           // inside the target
         { 75, -1, 0, -1 }, { 67, -1, 0, -1 },                                        // no target left
-        { 57, -1, 0, -1 }, { 20, -1, 0, -1 }, { 3, -1, 0, -1 },   { 1, -1, 0, -1 }, // in or before the picture
+        { 57, -1, 0, -1 }, { 20, -1, 0, -1 },  { 3, -1, 0, -1 },   { 1, -1, 0, -1 }, // in or before the picture
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         assert_int_equal(kept(Q3_OVERFLOW_ERROR, table[i].max_length), table[i].error);
@@ -697,6 +732,7 @@ int main(void)
         T(all_vectors_of_the_reference_collator_are_met),
         T(a_training_batch_equals_the_reference_in_every_tensor),
         T(a_prompt_batch_equals_the_reference_in_every_tensor),
+        T(a_row_without_a_picture_equals_the_reference),
         T(the_policies_decide_what_becomes_of_long_samples),
         T(a_refusal_for_length_says_which_token_would_be_lost),
         T(a_prompt_is_never_cut),

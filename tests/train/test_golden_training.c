@@ -47,18 +47,19 @@ static void compare_entry(const cJSON *got, const cJSON *want)
 }
 
 /* The Trainer's last entry sums up; the checkpoint is older than it, and metrics.jsonl has that line. */
-static void compare_history(const char *dir, const cJSON *want)
+static void compare_history(const char *dir, const cJSON *want, int steps)
 {
     q3_json doc;
-    assert_int_equal(q3_json_open(&doc, q3_run_file(dir, "checkpoint-18/trainer_state.json"), 1 << 24),
-                     Q3_OK);
+    char name[64];
+    snprintf(name, sizeof name, "checkpoint-%d/trainer_state.json", steps);
+    assert_int_equal(q3_json_open(&doc, q3_run_file(dir, name), 1 << 24), Q3_OK);
     const cJSON *got = get(doc.root, "log_history");
     int n = cJSON_GetArraySize(want) - 1;
     assert_int_equal(cJSON_GetArraySize(got), n);
     for (int i = 0; i < n; i++)
         compare_entry(cJSON_GetArrayItem(got, i), cJSON_GetArrayItem(want, i));
-    assert_int_equal(cJSON_GetNumberValue(get(doc.root, "max_steps")), 18);
-    assert_int_equal(cJSON_GetNumberValue(get(doc.root, "global_step")), 18);
+    assert_int_equal(cJSON_GetNumberValue(get(doc.root, "max_steps")), steps);
+    assert_int_equal(cJSON_GetNumberValue(get(doc.root, "global_step")), steps);
     q3_json_close(&doc);
 }
 
@@ -130,6 +131,15 @@ static void compare_adapter(const char *dir, const char *golden)
     q3_safetensors_close(want);
 }
 
+static void compare_log(const char *dir, const cJSON *want, int steps)
+{
+    const cJSON *history = get(want, "log_history");
+    compare_history(dir, history, steps);
+    compare_summary(dir, cJSON_GetArrayItem(history, cJSON_GetArraySize(history) - 1));
+    compare_answers(dir, "pre", get(want, "pre"));
+    compare_answers(dir, "post", get(want, "post"));
+}
+
 static void compare_run(const char *base, const char *load_in_4bit)
 {
     char init[128], final[128];
@@ -142,11 +152,7 @@ static void compare_run(const char *base, const char *load_in_4bit)
     q3_run_expect(&p, 0);
     q3_process_free(&p);
     assert_int_equal(q3_json_open(&golden, GOLDEN "/golden.json", 1 << 24), Q3_OK);
-    const cJSON *want = get(golden.root, base), *history = get(want, "log_history");
-    compare_history(dir, history);
-    compare_summary(dir, cJSON_GetArrayItem(history, cJSON_GetArraySize(history) - 1));
-    compare_answers(dir, "pre", get(want, "pre"));
-    compare_answers(dir, "post", get(want, "post"));
+    compare_log(dir, get(golden.root, base), 18);
     compare_adapter(dir, final);
     q3_json_close(&golden);
 }
@@ -163,11 +169,31 @@ static void lora_on_an_nf4_base_equals_the_reference(void **state)
     compare_run("nf4", "quantization.load_in_4bit=true");
 }
 
+/* Batches of two: with a picture and without, without any, with two, and a last one of one text. */
+static void rows_without_a_picture_among_others_equal_the_reference(void **state)
+{
+    (void)state;
+    q3_json golden;
+    const char *dir = q3_run_path("mixed");
+    q3_process p = q3_run_start(
+        Q3_PROGRAM,
+        (const char *[]){ "quantization.load_in_4bit=false", "data.allow_text_only=true",
+                          "lora.init_adapter=" GOLDEN "/float32-adapter-init",
+                          "data.train=" GOLDEN "/data/mixed.jsonl", "data.eval=" GOLDEN "/data/mixed.jsonl",
+                          "eval.batch_size=9", "--output-dir", dir, NULL });
+    q3_run_expect(&p, 0);
+    q3_process_free(&p);
+    assert_int_equal(q3_json_open(&golden, GOLDEN "/mixed.json", 1 << 24), Q3_OK);
+    compare_log(dir, golden.root, 9);
+    q3_json_close(&golden);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lora_on_a_float32_base_equals_the_reference),
         cmocka_unit_test(lora_on_an_nf4_base_equals_the_reference),
+        cmocka_unit_test(rows_without_a_picture_among_others_equal_the_reference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
