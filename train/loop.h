@@ -1,7 +1,7 @@
 /* train/loop.h - a run from its config to its last file: plan, evaluate, train, save, evaluate, report.
  *
- * Order at a step, as in transformers' Trainer: log, evaluate, save. The first SIGINT or SIGTERM lets the step finish and
- * saves a checkpoint (Q3_ERR_INTERRUPTED, Q3_ERR_TERMINATED), or breaks off the generation before or after training; a
+ * Order at a step, as in transformers' Trainer: log, evaluate (loss, answers), save. The first SIGINT or SIGTERM lets the
+ * step finish and saves a checkpoint (Q3_ERR_INTERRUPTED, Q3_ERR_TERMINATED), or breaks off the generation of answers; a
  * second one ends the process at once.
  */
 #ifndef Q3_TRAIN_LOOP_H
