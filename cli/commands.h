@@ -66,6 +66,7 @@ typedef struct q3_command {
 #define Q3_COMMANDS(X)                                                                                       \
     X(train)                                                                                                 \
     X(eval)                                                                                                  \
+    X(lint)                                                                                                  \
     X(generate)                                                                                              \
     X(chat)                                                                                                  \
     X(rerank)                                                                                                \

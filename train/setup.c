@@ -280,6 +280,11 @@ static q3_status open_device(q3_trainer *t)
     return Q3_OK;
 }
 
+static q3_status need_model(const q3_trainer *t)
+{
+    return t->config->model.path ? Q3_OK : q3_fail(Q3_ERR_USAGE, "model.path is not set: which model?");
+}
+
 static q3_status open_ground(q3_trainer *t)
 {
     Q3_TRY(open_device(t));
@@ -293,7 +298,7 @@ static q3_status open_ground(q3_trainer *t)
     q3_device_set_attention(t->cuda, known ? (q3_attention_kind)c->attention : Q3_ATTENTION_AUTO,
                             t->ctx.dtype);
     t->ctx.seed = (uint64_t)t->config->train.seed;
-    return t->config->model.path ? Q3_OK : q3_fail(Q3_ERR_USAGE, "model.path is not set: which model?");
+    return need_model(t);
 }
 
 /* Training data may use all of the memory for features; evaluation data, which are few, as much again. */
@@ -337,6 +342,17 @@ static q3_status open_for_eval(q3_trainer *t)
     return open_adapter(t);
 }
 
+static q3_status open_data_alone(q3_trainer *t)
+{
+    const q3_hub_options light = { .wish.light = true };
+    Q3_TRY(q3_arena_create(&t->run, "run arena", RUN_BYTES));
+    Q3_TRY(need_model(t));
+    Q3_TRY(open_data(t));
+    Q3_TRY(q3_hub_place(&t->model_dir, &t->run, t->config->model.path, &light));
+    Q3_TRY(q3_model_config_load(&t->model.config, &t->run, t->model_dir));
+    return open_collator(t);
+}
+
 static q3_status open_with(q3_trainer *out, q3_config *config, q3_group *group,
                            q3_status (*open)(q3_trainer *))
 {
@@ -356,6 +372,11 @@ q3_status q3_trainer_open(q3_trainer *out, q3_config *config, q3_group *group)
 q3_status q3_trainer_open_eval(q3_trainer *out, q3_config *config)
 {
     return open_with(out, config, NULL, open_for_eval);
+}
+
+q3_status q3_trainer_open_data(q3_trainer *out, q3_config *config)
+{
+    return open_with(out, config, NULL, open_data_alone);
 }
 
 void q3_trainer_close(q3_trainer *t)

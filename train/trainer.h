@@ -68,6 +68,8 @@ q3_status q3_trainer_open(q3_trainer *out, q3_config *config, q3_group *group);
 /* The same without what training needs: model, adapter (lora.init_adapter, as its own file describes it), collator and
  * evaluation data. */
 q3_status q3_trainer_open_eval(q3_trainer *out, q3_config *config);
+/* Data sets and collator alone, to look at samples: no weights, no device. */
+q3_status q3_trainer_open_data(q3_trainer *out, q3_config *config);
 void q3_trainer_close(q3_trainer *t);
 
 /* Picks gradient checkpointing by dry runs over the largest batch, and refuses what does not fit. */
