@@ -67,6 +67,7 @@ typedef struct q3_command {
     X(train)                                                                                                 \
     X(eval)                                                                                                  \
     X(lint)                                                                                                  \
+    X(plan)                                                                                                  \
     X(generate)                                                                                              \
     X(chat)                                                                                                  \
     X(rerank)                                                                                                \

@@ -136,6 +136,8 @@ static q3_status draw_initial(q3_trainable *out, q3_model *model, q3_arena *mem,
     q3_mt19937 g;
     int slot = 0;
     size_t mark = q3_arena_mark(mem);
+    if (out->dry)
+        return Q3_OK;
     q3_mt19937_seed(&g, seed);
     for (int i = 0; i < model->n_projections; i++) {
         q3_proj *p = model->projections[i];

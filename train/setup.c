@@ -315,19 +315,44 @@ static q3_status open_pictures(q3_trainer *t)
     return Q3_OK;
 }
 
-static q3_status open_all(q3_trainer *t)
+/* Bytes filled since `before`, which is set to what is filled now. */
+static size_t filled(const q3_trainer *t, size_t *before)
 {
-    Q3_TRY(open_ground(t));
+    size_t now = t->run.used + t->values.used, bytes = now - *before;
+    *before = now;
+    return bytes;
+}
+
+static q3_status open_run(q3_trainer *t)
+{
+    size_t before = 0;
     t->forward.training = true;
     Q3_TRY(open_data(t)); // cheap checks first
     Q3_TRY(open_model(t));
     Q3_TRY(open_collator(t));
+    t->bytes.weights = filled(t, &before);
     Q3_TRY(open_trainable(t));
     Q3_TRY(q3_trainable_shadow(&t->trainable, &t->values, t->ctx.dtype));
+    t->bytes.trainable = filled(t, &before);
     count_trainable(t);
     count_steps(t);
     Q3_TRY(open_pictures(t));
-    return open_optimizer(t);
+    Q3_TRY(open_optimizer(t));
+    t->bytes.optimizer = filled(t, &before);
+    return Q3_OK;
+}
+
+static q3_status open_all(q3_trainer *t)
+{
+    Q3_TRY(open_ground(t));
+    return open_run(t);
+}
+
+static q3_status open_dry(q3_trainer *t)
+{
+    Q3_TRY(open_ground(t));
+    t->values.dry = true;
+    return open_run(t);
 }
 
 static q3_status open_for_eval(q3_trainer *t)
@@ -367,6 +392,11 @@ static q3_status open_with(q3_trainer *out, q3_config *config, q3_group *group,
 q3_status q3_trainer_open(q3_trainer *out, q3_config *config, q3_group *group)
 {
     return open_with(out, config, group, open_all);
+}
+
+q3_status q3_trainer_open_dry(q3_trainer *out, q3_config *config)
+{
+    return open_with(out, config, NULL, open_dry);
 }
 
 q3_status q3_trainer_open_eval(q3_trainer *out, q3_config *config)
