@@ -68,6 +68,7 @@ typedef struct q3_command {
     X(eval)                                                                                                  \
     X(lint)                                                                                                  \
     X(plan)                                                                                                  \
+    X(inspect)                                                                                               \
     X(generate)                                                                                              \
     X(chat)                                                                                                  \
     X(rerank)                                                                                                \
