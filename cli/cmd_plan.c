@@ -50,6 +50,12 @@ static size_t gradient_bytes(const q3_trainer *t, const q3_plan *p)
     return (size_t)t->trainable.n * sizeof(float) + p->growth;
 }
 
+/* What a step may take. */
+static size_t room(const q3_plan *p)
+{
+    return p->free > p->kept ? p->free - p->kept : 0;
+}
+
 /* All that a run fills when the largest step is made. */
 static size_t total_bytes(const q3_trainer *t, const q3_plan *p)
 {
@@ -89,20 +95,23 @@ static bool full_helps(const q3_trainer *t, const q3_plan *p)
 {
     int asked = t->config->train.gradient_checkpointing;
     return asked != Q3_CONFIG_CHECKPOINTING_AUTO && asked != Q3_CONFIG_CHECKPOINTING_FULL &&
-           p->step[Q3_PLAN_CHOICES - 1] <= p->available;
+           p->kept + p->step[Q3_PLAN_CHOICES - 1] <= p->free;
 }
 
 static void print_verdict(q3_text *out, const q3_trainer *t, const q3_plan *p)
 {
     q3_text_printf(out, "total       %s when the largest step is made\n", q3_bytes(total_bytes(t, p)));
-    if (p->available)
-        q3_text_printf(out, "free        %s for a step: it %s\n", q3_bytes(p->available),
-                       p->choice < 0 ? "does not fit" : "fits");
+    if (p->free)
+        q3_text_printf(out, "free        %s, of which a step may take %s: it %s\n", q3_bytes(p->free),
+                       q3_bytes(room(p)), p->choice < 0 ? "does not fit" : "fits");
     else
         q3_text_printf(out, "free        not known on this machine\n");
     if (p->choice >= 0)
         return;
-    if (full_helps(t, p))
+    if (!room(p))
+        q3_text_printf(out, "help        a smaller model, or fewer bits: quantization.load_in_4bit, "
+                            "train.optim=adamw_8bit\n");
+    else if (full_helps(t, p))
         q3_text_printf(out, "help        train.gradient_checkpointing=full makes it fit\n");
     else if (p->rows_that_fit)
         q3_text_printf(out,
@@ -173,7 +182,10 @@ static void print_json(q3_text *out, const q3_trainer *t, const q3_plan *p)
     q3_text_printf(out, "\"batch\": {\"samples\": %lld, \"tokens\": %lld, \"patches\": %lld}, ",
                    (long long)p->rows, (long long)p->batch_tokens, (long long)p->batch_patches);
     q3_text_printf(out, "\"total_bytes\": %zu, \"free_bytes\": ", total_bytes(t, p));
-    q3_text_printf(out, p->available ? "%zu" : "null", p->available);
+    if (p->free)
+        q3_text_printf(out, "%zu, \"step_room_bytes\": %zu", p->free, room(p));
+    else
+        q3_text_printf(out, "null, \"step_room_bytes\": null");
     q3_text_printf(out, ", \"fits\": %s, \"gradient_checkpointing\": \"%s\"",
                    p->choice < 0 ? "false" : "true", q3_checkpointing_names[t->forward.checkpointing]);
     if (p->choice < 0)

@@ -110,16 +110,16 @@ static q3_status dry_run(size_t *bytes, q3_trainer *t, const q3_batch *b)
     return Q3_OK;
 }
 
-/* Bytes that a step may take; 0: not known. What is laid out only, and what the window's gradients will take, is not free. */
-static size_t available(const q3_trainer *t, size_t growth)
+/* What is free, and what of it is not the step's: the gradients of the window, and what is only laid out yet. */
+static void measure_room(q3_plan *p, const q3_trainer *t)
 {
-    size_t bytes = q3_device_available(t->cuda), taken = growth + (t->values.dry ? t->values.used : 0);
-    return !bytes ? 0 : bytes > taken ? bytes - taken : 1;
+    p->free = q3_device_available(t->cuda);
+    p->kept = p->growth + (t->values.dry ? t->values.used : 0);
 }
 
 static bool fits(const q3_plan *p, size_t bytes)
 {
-    return !p->available || bytes <= p->available;
+    return !p->free || p->kept + bytes <= p->free;
 }
 
 /* Samples of the largest batch that fits with full checkpointing. */
@@ -138,6 +138,22 @@ static q3_status shrink(q3_plan *p, q3_trainer *t, q3_arena *mem, const sample_s
     }
     p->rows_that_fit = good;
     return Q3_OK;
+}
+
+static q3_status does_not_fit(const q3_plan *p, const q3_trainer *t, int last)
+{
+    if (p->kept >= p->free)
+        return q3_fail(
+            Q3_ERR_MEMORY,
+            "weights, what is trained, gradients and optimizer need %s, and %s are free; take a smaller "
+            "model, or fewer bits (quantization.load_in_4bit, train.optim adamw_8bit)",
+            q3_bytes(p->kept), q3_bytes(p->free));
+    return q3_fail(Q3_ERR_MEMORY,
+                   "a step needs %s with gradient checkpointing %s and %s are free; the largest sample is "
+                   "%s; lower train.per_device_train_batch_size or data.max_pixels%s",
+                   q3_bytes(t->step_plan), q3_checkpointing_names[last], q3_bytes(p->free - p->kept),
+                   p->largest,
+                   last < Q3_PLAN_CHOICES - 1 ? ", or set train.gradient_checkpointing to full" : "");
 }
 
 /* The first choice allowed that fits; with `all` the others are run as well. */
@@ -159,11 +175,7 @@ static q3_status choose(q3_plan *p, q3_trainer *t, const q3_batch *b, bool all)
     t->step_plan = p->step[taken];
     if (p->choice >= 0)
         return Q3_OK;
-    return q3_fail(Q3_ERR_MEMORY,
-                   "a step needs %s with gradient checkpointing %s and %s are free; the largest sample is "
-                   "%s; lower train.per_device_train_batch_size or data.max_pixels%s",
-                   q3_bytes(t->step_plan), q3_checkpointing_names[last], q3_bytes(p->available), p->largest,
-                   last < Q3_PLAN_CHOICES - 1 ? ", or set train.gradient_checkpointing to full" : "");
+    return does_not_fit(p, t, last);
 }
 
 static q3_status describe(q3_plan *p, q3_trainer *t, const q3_batch *b, const sample_size *largest)
@@ -211,7 +223,7 @@ static q3_status plan_batch(q3_plan *p, q3_trainer *t, q3_arena *mem, const samp
     Q3_TRY(q3_trainer_set_aside(t, longest, patches));
     Q3_TRY(describe(p, t, &batch, &sizes[0]));
     p->growth = q3_grad_tree_growth(&t->tree, pushes(t));
-    p->available = available(t, p->growth);
+    measure_room(p, t);
     q3_status st = choose(p, t, &batch, all);
     if (st == Q3_ERR_MEMORY && all) {
         q3_checkpointing taken = t->forward.checkpointing;

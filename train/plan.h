@@ -18,7 +18,8 @@ typedef struct q3_plan {
     int64_t rows;                /* samples of the largest batch; 0: the plan did not come so far */
     int64_t batch_tokens, batch_patches, batch_supervised;
     size_t step[Q3_PLAN_CHOICES]; /* bytes of the step arena */
-    size_t available;             /* bytes that a step may take: what is free without what the run will fill; 0: not known */
+    size_t free;                  /* bytes of the device; 0: not known, and everything is taken to fit */
+    size_t kept;                  /* of these, what the run will fill besides the step */
     int choice;                   /* the first allowed one that fits; -1: none does */
     int64_t rows_that_fit;        /* samples of the largest batch that would fit with full; 0: none. Told when choice is -1 */
     size_t growth;                /* of the gradient tree in the first window */

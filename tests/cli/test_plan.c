@@ -96,7 +96,7 @@ static void each_part_is_told(void **state)
                                          "with gradient checkpointing none: taken\n",
                                          "peak        set by tests/golden/training/data/train.jsonl:",
                                          "\ntotal       ",
-                                         " for a step: it fits\n" };
+                                         ", of which a step may take " };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         contains(p.out, parts[i]);
     assert_null(strstr(p.out, "\nhelp "));
@@ -158,7 +158,7 @@ static void what_does_not_fit_has_exit_code_5_and_a_remedy_that_fits(void **stat
     more[4] = "train.per_device_train_batch_size=500";
     p = plan(more);
     expect_code(&p, 5);
-    contains(p.out, "it does not fit\nhelp        train.per_device_train_batch_size=");
+    contains(p.out, ": it does not fit\nhelp        train.per_device_train_batch_size=");
     q3_process_free(&p);
 }
 
