@@ -181,7 +181,8 @@ static void print_json(q3_text *out, const q3_trainer *t, const q3_plan *p)
                    (long long)p->patches);
     q3_text_printf(out, "\"batch\": {\"samples\": %lld, \"tokens\": %lld, \"patches\": %lld}, ",
                    (long long)p->rows, (long long)p->batch_tokens, (long long)p->batch_patches);
-    q3_text_printf(out, "\"total_bytes\": %zu, \"free_bytes\": ", total_bytes(t, p));
+    q3_text_printf(out, "\"before_step_bytes\": %zu, \"total_bytes\": %zu, \"free_bytes\": ",
+                   t->run.used + t->values.used, total_bytes(t, p));
     if (p->free)
         q3_text_printf(out, "%zu, \"step_room_bytes\": %zu", p->free, room(p));
     else
