@@ -12,6 +12,7 @@
 #include "model/weights.h"
 
 #define RUN_BYTES ((size_t)1 << 34) // addresses, not memory
+#define INDEX_LIMIT ((size_t)64 << 20)
 
 static void show_text_config(q3_facts *f, const q3_text_config *c)
 {
@@ -140,6 +141,48 @@ static q3_status check_company(q3_facts *f, const q3_model_config *c, const char
     return c->has_vision ? q3_fact_failure(f, q3_vision_spec_load(&spec, dir)) : Q3_OK;
 }
 
+static bool named_before(const cJSON *item)
+{
+    for (const cJSON *other = item->prev; other->next; other = other->prev)
+        if (strcmp(other->valuestring, item->valuestring) == 0)
+            return true;
+    return false;
+}
+
+/* Files that model.safetensors.index.json names and that are not there; each once. */
+static q3_status list_missing(q3_facts *f, const q3_json *doc, const char *dir)
+{
+    const cJSON *map = cJSON_GetObjectItemCaseSensitive(doc->root, "weight_map"), *item;
+    cJSON_ArrayForEach(item, map)
+    {
+        if (!cJSON_IsString(item))
+            return Q3_OK; // opening the weights says so
+        char *path = q3_path_join(dir, item->valuestring);
+        if (!path)
+            return Q3_ERR_MEMORY;
+        if (!q3_file_exists(path) && !named_before(item))
+            q3_fact_problem(f, "%s is missing; is the download complete?", path);
+        q3_free(path);
+    }
+    return Q3_OK;
+}
+
+static q3_status check_shards(q3_facts *f, const char *dir)
+{
+    q3_json doc;
+    char *single = q3_path_join(dir, "model.safetensors"),
+         *index = q3_path_join(dir, "model.safetensors.index.json");
+    q3_status st = single && index ? Q3_OK : Q3_ERR_MEMORY;
+    if (st == Q3_OK && !q3_file_exists(single) && q3_file_exists(index) &&
+        q3_json_open(&doc, index, INDEX_LIMIT) == Q3_OK) {
+        st = list_missing(f, &doc, dir);
+        q3_json_close(&doc);
+    }
+    q3_free(single);
+    q3_free(index);
+    return st;
+}
+
 static const q3_st_tensor *at_of_weights(const void *arg, int64_t index)
 {
     return q3_weights_at(arg, index);
@@ -149,6 +192,10 @@ static q3_status check_weights(q3_facts *f, q3_arena *counted, const q3_model *m
                                bool tensors)
 {
     q3_weights *w;
+    int64_t before = f->n_problems;
+    Q3_TRY(check_shards(f, dir));
+    if (f->n_problems > before)
+        return Q3_OK;
     q3_status st = q3_weights_open(&w, dir);
     if (st != Q3_OK)
         return q3_fact_failure(f, st);

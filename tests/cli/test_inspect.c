@@ -186,6 +186,24 @@ static void set_base(const char *dir, const char *base)
     q3_free(config);
 }
 
+static void every_missing_shard_is_told_once(void **state)
+{
+    (void)state;
+    const char *dir = copy_of(MODEL, "inspect-shards");
+    assert_int_equal(unlink(q3_run_file(dir, "model.safetensors")), 0);
+    q3_run_write(dir, "model.safetensors.index.json",
+                 "{\"weight_map\": {\"a\": \"one.safetensors\", \"b\": \"two.safetensors\", \"c\": "
+                 "\"one.safetensors\", \"d\": \"config.json\"}}");
+    q3_process p = INSPECT(4, dir, "--json");
+    cJSON *root = parsed(&p);
+    const cJSON *problems = item(root, "problems");
+    assert_int_equal(cJSON_GetArraySize(problems), 2);
+    contains(cJSON_GetArrayItem(problems, 0)->valuestring, "one.safetensors is missing");
+    contains(cJSON_GetArrayItem(problems, 1)->valuestring, "two.safetensors is missing");
+    cJSON_Delete(root);
+    q3_process_free(&p);
+}
+
 static void an_adapter_is_held_against_its_base(void **state)
 {
     (void)state;
@@ -305,6 +323,7 @@ int main(void)
         cmocka_unit_test(quantized_and_text_only_models_are_known),
         cmocka_unit_test(tensors_are_listed_by_name_type_shape_and_bytes),
         cmocka_unit_test(every_damage_of_a_model_is_told),
+        cmocka_unit_test(every_missing_shard_is_told_once),
         cmocka_unit_test(an_adapter_is_held_against_its_base),
         cmocka_unit_test(a_run_and_its_checkpoint_tell_how_far_they_are),
         cmocka_unit_test(a_sample_is_shown_as_training_sees_it),
