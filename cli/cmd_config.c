@@ -3,10 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/config_files.h"
 #include "cli/options.h"
-#include "core/file.h"
-#include "core/log.h"
-#include "data/hub.h"
 
 static const q3_option options[] = {
     { .name = "json", .kind = Q3_OPTION_FLAG, .help = "show: the effective settings as a config file" },
@@ -28,34 +26,13 @@ static q3_status show(const q3_options *o)
     return st;
 }
 
-/* 1 when the file is not there, and it is told. */
-static int warn_missing(const q3_config *cfg, int id, const char *path)
-{
-    char where[4200];
-    q3_config_where(where, sizeof where, cfg, id);
-    if (!path || q3_file_exists(path) || q3_dir_exists(path))
-        return 0;
-    q3_hub_repo repo;
-    bool model = id == Q3_KEY_model_path || id == Q3_KEY_lora_init_adapter;
-    if (model && q3_hub_parse(&repo, path, Q3_HUB_MODEL)) {
-        q3_info("%s\"%s\": %s is no directory here; its first use looks for it on the hub", where,
-                q3_config_table[id].name, path);
-        return 0;
-    }
-    q3_warn("%s\"%s\": %s is not there", where, q3_config_table[id].name, path);
-    return 1;
-}
-
 static q3_status check(const q3_options *o)
 {
     const char *file;
     Q3_TRY(q3_options_need(&file, o, "config"));
     q3_config cfg;
     Q3_TRY(q3_options_config(&cfg, o));
-    int missing = warn_missing(&cfg, Q3_KEY_model_path, cfg.model.path);
-    missing += warn_missing(&cfg, Q3_KEY_data_train, cfg.data.train);
-    missing += warn_missing(&cfg, Q3_KEY_data_eval, cfg.data.eval);
-    missing += warn_missing(&cfg, Q3_KEY_lora_init_adapter, cfg.lora.init_adapter);
+    int missing = q3_config_missing(&cfg);
     const char *prompt;
     q3_status st = q3_config_system_prompt(&prompt, &cfg);
     if (st == Q3_OK)

@@ -66,6 +66,9 @@ typedef struct q3_command {
 #define Q3_COMMANDS(X)                                                                                       \
     X(train)                                                                                                 \
     X(eval)                                                                                                  \
+    X(lint)                                                                                                  \
+    X(plan)                                                                                                  \
+    X(inspect)                                                                                               \
     X(generate)                                                                                              \
     X(chat)                                                                                                  \
     X(rerank)                                                                                                \

@@ -40,12 +40,17 @@ void q3_widen(float *out, const void *data, q3_dtype dtype, int64_t n)
             out[i] = dtype == Q3_BF16 ? q3_bf16_to_f32(half[i]) : q3_f16_to_f32(half[i]);
 }
 
+const char *q3_dtype_name(q3_dtype dtype)
+{
+    static const char *const names[Q3_DTYPES] = {
+        "f32", "bf16", "f16", "i64", "i32", "u8", "nf4", "fp4", "i8", "i4"
+    };
+    return names[dtype];
+}
+
 const char *q3_shape(const q3_tensor *t)
 {
     enum { BUFFERS = 8, BYTES = 96 };
-    static const char *const types[Q3_DTYPES] = {
-        "f32", "bf16", "f16", "i64", "i32", "u8", "nf4", "fp4", "i8", "i4"
-    };
     static _Thread_local char text[BUFFERS][BYTES];
     static _Thread_local int turn;
     turn = (turn + 1) % BUFFERS;
@@ -57,7 +62,7 @@ const char *q3_shape(const q3_tensor *t)
     int n = snprintf(s, BYTES, "[");
     for (int i = 0; i < t->ndim; i++)
         n += snprintf(s + n, BYTES - (size_t)n, "%s%lld", i ? ", " : "", (long long)t->shape[i]);
-    snprintf(s + n, BYTES - (size_t)n, "] %s", types[t->dtype]);
+    snprintf(s + n, BYTES - (size_t)n, "] %s", q3_dtype_name(t->dtype));
     return s;
 }
 

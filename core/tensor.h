@@ -36,6 +36,9 @@ int64_t q3_dim(const q3_tensor *t, int i);
 int64_t q3_rows(const q3_tensor *t);
 size_t q3_nbytes(const q3_tensor *t);
 
+/* "bf16", "nf4" ... */
+const char *q3_dtype_name(q3_dtype dtype);
+
 /* "[3, 128] f32" in one of a few rotating per-thread buffers. */
 const char *q3_shape(const q3_tensor *t);
 

@@ -62,7 +62,7 @@ static q3_status create_choices(evaluator *ev)
     return Q3_OK;
 }
 
-static q3_status gold_of(int *gold, const q3_labels *labels, const q3_sample *s)
+q3_status q3_sample_gold(int *gold, const q3_labels *labels, const q3_sample *s)
 {
     q3_answer answer;
     if (!s->target && !s->label)
@@ -129,7 +129,7 @@ static q3_status keep_forced(q3_prediction *p, evaluator *ev, const double *scor
 static q3_status keep_sample(q3_prediction *p, evaluator *ev, const q3_sample *s, const q3_row *row)
 {
     *p = (q3_prediction){ .prompt_tokens = row->n, .forced = -1 };
-    Q3_TRY(gold_of(&p->gold, ev->out->labels, s));
+    Q3_TRY(q3_sample_gold(&p->gold, ev->out->labels, s));
     Q3_TRY(keep(&p->where, ev, s->where));
     Q3_TRY(keep(&p->id, ev, s->id));
     return keep(&p->source, ev, s->source);

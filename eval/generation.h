@@ -71,4 +71,8 @@ void q3_evaluation_free(q3_evaluation *e); /* fine on a zeroed one */
 /* Metrics from the predictions; the seed resamples the accuracy's interval. */
 q3_status q3_evaluation_measure(q3_evaluation *e, uint64_t seed);
 
+/* What the target of a sample means, or its label where it has no target: an index into the labels. Q3_ERR_DATA when that
+ * is none of them; the sentence names the sample. */
+q3_status q3_sample_gold(int *gold, const q3_labels *labels, const q3_sample *sample);
+
 #endif

@@ -97,15 +97,40 @@ static q3_tensor *recall_part(const q3_pictures *p, q3_ctx *ctx, const q3_loaded
     return t;
 }
 
+/* Bytes of the features of a picture of as many tokens; 0 where they are not kept. */
+static size_t feature_bytes(const q3_pictures *p, q3_dtype dtype, int64_t tokens)
+{
+    size_t row = q3_dtype_bytes(dtype, p->model->config.text.hidden_size);
+    return tokens <= Q3_GEMM_FEW ? 0 : row * (size_t)tokens * (size_t)parts_of(p);
+}
+
+static bool has_room(const q3_pictures *p, size_t bytes)
+{
+    const size_t around = 512; // alignment and red zone
+    return q3_arena_mark(&p->mem) + bytes + around <= p->mem.limit;
+}
+
+void q3_pictures_count(q3_pictures *p, q3_dtype dtype, int64_t tokens)
+{
+    size_t bytes = feature_bytes(p, dtype, tokens);
+    p->mem.dry = true;
+    if (bytes && has_room(p, bytes))
+        q3_arena_alloc(&p->mem, bytes);
+    p->mem.dry = false;
+}
+
+size_t q3_pictures_bytes(const q3_pictures *p)
+{
+    return p ? p->mem.used : 0;
+}
+
 /* Keeps what the tower has made of one sample, if there is room; `at` counts the rows before it. */
 static void keep(q3_pictures *p, q3_ctx *ctx, q3_vision_features *f, int64_t index, int64_t at,
                  int64_t tokens)
 {
     size_t row = q3_dtype_bytes(ctx->dtype, p->model->config.text.hidden_size);
-    size_t part = row * (size_t)tokens, bytes = part * (size_t)parts_of(p);
-    const size_t around = 512; // alignment and red zone
-    if (known(p, index) || (tokens && tokens <= Q3_GEMM_FEW) ||
-        q3_arena_mark(&p->mem) + bytes + around > p->mem.limit)
+    size_t part = row * (size_t)tokens, bytes = feature_bytes(p, ctx->dtype, tokens);
+    if (known(p, index) || (tokens && !bytes) || !has_room(p, bytes))
         return; // it is seen anew next time
     char *values = q3_arena_alloc(&p->mem, bytes);
     if (!values)

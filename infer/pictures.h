@@ -22,6 +22,11 @@ void q3_pictures_destroy(q3_pictures *p); /* NULL is fine */
 /* Tells a loader that serves this data set what need not be decoded; NULL is fine. */
 void q3_pictures_attach(q3_loader_source *source, const q3_pictures *p);
 
+/* Counts a picture of as many tokens as if its features of this type were kept: for a plan, not for a run. */
+void q3_pictures_count(q3_pictures *p, q3_dtype dtype, int64_t tokens);
+/* What features take that are kept, or counted; NULL is fine. */
+size_t q3_pictures_bytes(const q3_pictures *p);
+
 /* The features of a batch's pictures, within the step that has begun: recalled, or made by the tower and kept. False
  * where the batch has no pictures or `p` is NULL: the network sees to itself then. */
 bool q3_pictures_features(q3_vision_features *out, q3_pictures *p, q3_ctx *ctx, const q3_forward *f,

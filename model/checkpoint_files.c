@@ -220,6 +220,16 @@ const q3_st_tensor *q3_weights_at(const q3_weights *w, int64_t index)
     return w->entries[index].tensor;
 }
 
+const char *q3_weights_path(const q3_weights *w, int64_t index)
+{
+    return q3_safetensors_path(w->entries[index].file);
+}
+
+bool q3_weights_used(const q3_weights *w, int64_t index)
+{
+    return w->entries[index].used;
+}
+
 const char *q3_weights_dir(const q3_weights *w)
 {
     return w->dir;

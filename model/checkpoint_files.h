@@ -25,6 +25,9 @@ int64_t q3_weights_count(const q3_weights *w);
 const char *q3_weights_name(const q3_weights *w, int64_t index);       /* normalized; sorted */
 const q3_st_tensor *q3_weights_at(const q3_weights *w, int64_t index); /* its ->name is the one in the file */
 
+const char *q3_weights_path(const q3_weights *w, int64_t index);       /* of its file */
+bool q3_weights_used(const q3_weights *w, int64_t index);              /* has somebody asked for it? */
+
 /* By normalized name, NULL when absent. Marks the tensor as used. Not for several threads at once. */
 const q3_st_tensor *q3_weights_find(q3_weights *w, const char *name);
 

@@ -136,6 +136,8 @@ static q3_status draw_initial(q3_trainable *out, q3_model *model, q3_arena *mem,
     q3_mt19937 g;
     int slot = 0;
     size_t mark = q3_arena_mark(mem);
+    if (out->dry)
+        return Q3_OK;
     q3_mt19937_seed(&g, seed);
     for (int i = 0; i < model->n_projections; i++) {
         q3_proj *p = model->projections[i];
@@ -380,19 +382,25 @@ static q3_status read_config(q3_lora_config *out, q3_arena *mem, const char *pat
     return st;
 }
 
+q3_status q3_lora_config_load(q3_lora_config *out, q3_arena *mem, const char *dir)
+{
+    char *path = q3_path_join(dir, "adapter_config.json");
+    q3_status st = path ? read_config(out, mem, path) : Q3_ERR_MEMORY;
+    q3_free(path);
+    return q3_status_as(st, Q3_ERR_MODEL);
+}
+
 static q3_status load(q3_trainable *out, q3_lora_config *config, q3_model *model, q3_arena *mem,
                       const char *dir)
 {
-    char *path = q3_path_join(dir, "adapter_config.json");
     char *weights = q3_path_join(dir, "adapter_model.safetensors");
     q3_safetensors *file = NULL;
-    q3_status st = path && weights ? read_config(config, mem, path) : Q3_ERR_MEMORY;
+    q3_status st = weights ? q3_lora_config_load(config, mem, dir) : Q3_ERR_MEMORY;
     st = st ? st : q3_safetensors_open(&file, weights);
     st = st ? st : bind_file(out, model, mem, config->r, file, weights);
     if (st == Q3_OK)
         set_scales(model, config);
     q3_safetensors_close(file);
-    q3_free(path);
     q3_free(weights);
     return st;
 }

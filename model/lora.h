@@ -29,6 +29,9 @@ typedef struct q3_lora_config {
 q3_status q3_lora_create(q3_trainable *out, q3_model *model, q3_arena *mem, const q3_lora_config *config,
                          uint64_t seed);
 
+/* adapter_config.json alone; strings live in `mem`. Error Q3_ERR_MODEL. */
+q3_status q3_lora_config_load(q3_lora_config *out, q3_arena *mem, const char *dir);
+
 /* Adapters from a PEFT directory. Every tensor must find its module; `config` receives what the file says, in
  * `mem`. Names with and without "language_model." are accepted. Error Q3_ERR_MODEL. */
 q3_status q3_lora_load(q3_trainable *out, q3_lora_config *config, q3_model *model, q3_arena *mem,

@@ -5,6 +5,8 @@
 q3_status q3_trainable_set(q3_trainable *t, int slot, const void *data, q3_dtype dtype)
 {
     const q3_trainable_slot *s = &t->slots[slot];
+    if (t->dry)
+        return Q3_OK;
     if (!t->cuda) {
         q3_widen(t->values + s->offset, data, dtype, s->n);
         return Q3_OK;
@@ -21,7 +23,7 @@ q3_status q3_trainable_set(q3_trainable *t, int slot, const void *data, q3_dtype
 /* The values a tensor had before it became trainable. */
 static q3_status take_over(q3_trainable *t, int slot, const q3_tensor *w)
 {
-    if (!t->cuda)
+    if (!t->cuda || t->dry)
         return q3_trainable_set(t, slot, w->data, w->dtype);
     void *data = q3_malloc(q3_nbytes(w));
     if (!data)
@@ -35,7 +37,7 @@ static q3_status take_over(q3_trainable *t, int slot, const q3_tensor *w)
 q3_status q3_trainable_create(q3_trainable *out, q3_arena *mem, q3_arena *values, q3_tensor *const *tensors,
                               const char *const *names, int n)
 {
-    *out = (q3_trainable){ .n_slots = n, .cuda = values->cuda };
+    *out = (q3_trainable){ .n_slots = n, .cuda = values->cuda, .dry = values->dry };
     out->slots = Q3_ZNEW(mem, q3_trainable_slot, n + 1);
     for (int i = 0; i < n; i++)
         out->n += q3_numel(tensors[i]);
@@ -78,7 +80,7 @@ void q3_trainable_refresh(const q3_trainable *t)
     const q3_cast_args a = {
         .y = t->shadow, .x = t->values, .rows = 1, .cols = t->n, .y_dtype = Q3_BF16, .x_dtype = Q3_F32
     };
-    if (t->shadow)
+    if (t->shadow && !t->dry)
         q3_cast_cuda(&a, t->cuda);
 #else
     (void)t; // the CPU computes in f32

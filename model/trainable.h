@@ -23,6 +23,7 @@ typedef struct q3_trainable {
     float *values;    /* [n], on the device */
     uint16_t *shadow; /* [n] bf16, as values were at the last q3_trainable_refresh; NULL: none */
     q3_cuda *cuda;    /* the device; NULL: the CPU */
+    bool dry;         /* only laid out: there are no values */
     int64_t n;
     q3_trainable_slot *slots;
     int n_slots;

@@ -25,6 +25,7 @@ enum { NAME_BYTES = 256 };
 typedef struct builder {
     q3_model *m;
     q3_arena *mem;     // of the host: headers, names
+    q3_arena *host;    // values while they are on the host: mem, unless they are only counted
     q3_weights *files; // NULL: random weights
     const q3_load_options *o;
     double std; // of random matrices
@@ -133,12 +134,12 @@ static void draw_run(void *arg, int64_t begin, int64_t end, int thread)
 /* Matrices N(0, std), norm weights 1, biases 0, as the reference initializes. */
 static float *random_values(builder *b, int64_t n, const char *name, bool matrix)
 {
-    float *out = Q3_NEW(b->mem, float, n);
+    float *out = Q3_NEW(b->host, float, n);
     if (!out) {
         b->status = Q3_ERR_MEMORY;
         return NULL;
     }
-    if (b->mem->dry)
+    if (b->host->dry)
         return out;
     if (matrix) {
         random_job job = { out, { b->o->seed, Q3_RANDOM_INIT, (uint32_t)b->m->n_params, 0 }, b->std };
@@ -165,12 +166,12 @@ static void *placed(builder *b, const void *host, size_t bytes)
     return p;
 }
 
-/* Values that were made in `mem` since the mark; where they were copied, the host's go. */
+/* Values that were made on the host since the mark; where they were copied, the host's go. */
 static void place(builder *b, q3_tensor *t, const void *host, size_t mark)
 {
     t->data = placed(b, host, q3_nbytes(t));
     if (b->m->values->cuda)
-        q3_arena_rewind(b->mem, mark);
+        q3_arena_rewind(b->host, mark);
 }
 
 static q3_tensor *new_tensor(builder *b, const char *name, int ndim, const int64_t *shape)
@@ -191,12 +192,13 @@ static void register_param(builder *b, q3_tensor *t)
 static float *widened(builder *b, const q3_st_tensor *s)
 {
     int64_t n = q3_st_elements(s);
-    float *out = Q3_NEW(b->mem, float, n);
+    float *out = Q3_NEW(b->host, float, n);
     if (!out) {
         b->status = Q3_ERR_MEMORY;
         return NULL;
     }
-    q3_widen(out, s->data, s->dtype, n);
+    if (!b->host->dry)
+        q3_widen(out, s->data, s->dtype, n);
     return out;
 }
 
@@ -206,7 +208,7 @@ static q3_tensor *vector(builder *b, const char *name, int64_t n)
     q3_tensor *t = b->status ? NULL : new_tensor(b, name, 1, &n);
     if (!t)
         return NULL;
-    size_t mark = q3_arena_mark(b->mem);
+    size_t mark = q3_arena_mark(b->host);
     if (b->files) {
         const q3_st_tensor *s;
         b->status = q3_weights_get(&s, b->files, name, 1, &n);
@@ -254,12 +256,12 @@ static q3_status find_4bit(q3_quantized *q, builder *b, q3_arena *mem, const q3_
 static void stored_4bit(builder *b, q3_tensor *t)
 {
     q3_quantized q;
-    size_t mark = q3_arena_mark(b->mem);
-    b->status = find_4bit(&q, b, b->mem, t);
+    size_t mark = q3_arena_mark(b->host);
+    b->status = find_4bit(&q, b, b->host, t);
     if (b->status == Q3_OK)
         bind_quantized(b, t, &q);
     if (b->m->values->cuda)
-        q3_arena_rewind(b->mem, mark);
+        q3_arena_rewind(b->host, mark);
 }
 
 #if defined(Q3_CUDA)
@@ -321,9 +323,11 @@ static q3_status quantize_on_device(builder *b, q3_tensor *t, const void *x, q3_
     f.x = q3_arena_alloc(values, q3_dtype_bytes(dtype, n));
     if (!f.packed || !f.codes || !f.scale || !f.absmax || !f.mean || !f.x || (nested && !map))
         return Q3_ERR_MEMORY;
-    q3_device_write(values->cuda, f.x, x, q3_dtype_bytes(dtype, n));
-    float offset;
-    Q3_TRY(quantize_form(b, t, &f, dtype, &offset));
+    float offset = 0;
+    if (!values->dry) {
+        q3_device_write(values->cuda, f.x, x, q3_dtype_bytes(dtype, n));
+        Q3_TRY(quantize_form(b, t, &f, dtype, &offset));
+    }
     q3_arena_rewind(values, mark);
     t->data = f.packed;
     t->dtype = b->o->code;
@@ -369,18 +373,18 @@ static q3_status check_finite(const q3_tensor *t, const float *absmax)
 /* On the host, whatever computes. */
 static void quantize_int8(builder *b, q3_tensor *t, const void *x, q3_dtype dtype)
 {
-    const size_t mark = q3_arena_mark(b->mem);
-    int8_t *codes = Q3_NEW(b->mem, int8_t, q3_numel(t));
-    float *absmax = Q3_NEW(b->mem, float, t->shape[0]);
+    const size_t mark = q3_arena_mark(b->host);
+    int8_t *codes = Q3_NEW(b->host, int8_t, q3_numel(t));
+    float *absmax = Q3_NEW(b->host, float, t->shape[0]);
     b->status = codes && absmax ? Q3_OK : Q3_ERR_MEMORY;
-    if (b->status == Q3_OK && !b->mem->dry) {
+    if (b->status == Q3_OK && !b->host->dry) {
         q3_int8_quantize_cpu(&(q3_int8_quantize_args){ codes, absmax, x, dtype, t->shape[0], t->shape[1] });
         b->status = check_finite(t, absmax);
     }
     if (b->status == Q3_OK)
         bind_int8(b, t, codes, absmax);
     if (b->m->values->cuda)
-        q3_arena_rewind(b->mem, mark);
+        q3_arena_rewind(b->host, mark);
 }
 
 static void quantize_now(builder *b, q3_tensor *t, const void *x, q3_dtype dtype)
@@ -390,7 +394,7 @@ static void quantize_now(builder *b, q3_tensor *t, const void *x, q3_dtype dtype
         return;
     }
 #if defined(Q3_CUDA)
-    if (b->m->values->cuda && !b->m->values->dry) {
+    if (b->m->values->cuda) {
         b->status = quantize_on_device(b, t, x, dtype);
         return;
     }
@@ -398,12 +402,12 @@ static void quantize_now(builder *b, q3_tensor *t, const void *x, q3_dtype dtype
     q3_quantized q;
     const q3_quantize_args a = { t->name,           x, dtype, q3_numel(t), b->o->code, block_of(b->o),
                                  b->o->double_quant };
-    size_t mark = q3_arena_mark(b->mem);
-    b->status = q3_quantize(&q, b->mem, &a);
+    size_t mark = q3_arena_mark(b->host);
+    b->status = q3_quantize(&q, b->host, &a);
     if (b->status == Q3_OK)
         bind_quantized(b, t, &q);
     if (b->m->values->cuda)
-        q3_arena_rewind(b->mem, mark);
+        q3_arena_rewind(b->host, mark);
 }
 
 static void *unwritten(builder *b, size_t bytes)
@@ -464,14 +468,14 @@ static void convert_run(void *arg, int64_t begin, int64_t end, int thread)
 /* In the type that the options ask for. */
 static void convert_matrix(builder *b, q3_tensor *t, const q3_weight *w)
 {
-    const size_t mark = q3_arena_mark(b->mem);
+    const size_t mark = q3_arena_mark(b->host);
     t->dtype = b->o->wide == Q3_WIDE_F32 ? Q3_F32 : Q3_BF16;
-    convert_job job = { q3_arena_alloc(b->mem, q3_nbytes(t)), t->dtype, w };
+    convert_job job = { q3_arena_alloc(b->host, q3_nbytes(t)), t->dtype, w };
     if (!job.out) {
         b->status = Q3_ERR_MEMORY;
         return;
     }
-    if (!b->mem->dry)
+    if (!b->host->dry)
         q3_parallel(q3_numel(t), 16384, convert_run, &job);
     place(b, t, job.out, mark);
 }
@@ -483,7 +487,7 @@ static void random_matrix(builder *b, q3_tensor *t, bool quantize)
         return;
     }
     if (!quantize && b->o->wide != Q3_WIDE_BF16) {
-        size_t mark = q3_arena_mark(b->mem);
+        size_t mark = q3_arena_mark(b->host);
         place(b, t, random_values(b, q3_numel(t), t->name, true), mark);
         return;
     }
@@ -491,10 +495,11 @@ static void random_matrix(builder *b, q3_tensor *t, bool quantize)
     b->status = q3_arena_create(&scratch, "random weights", (size_t)q3_numel(t) * sizeof(float) + 4096);
     if (b->status)
         return;
-    q3_arena *mem = b->mem;
-    b->mem = &scratch;
+    q3_arena *host = b->host;
+    scratch.dry = host->dry;
+    b->host = &scratch;
     float *x = random_values(b, q3_numel(t), t->name, true);
-    b->mem = mem;
+    b->host = host;
     if (!b->status && quantize)
         quantize_now(b, t, x, Q3_F32);
     else if (!b->status)
@@ -768,27 +773,41 @@ static q3_status random_std(double *out, const q3_model_config *c)
     return q3_status_as(st, Q3_ERR_MODEL);
 }
 
+static q3_status build(builder *b, const char *dir)
+{
+    q3_model *m = b->m;
+    Q3_TRY(q3_model_config_load(&m->config, b->mem, dir));
+    Q3_TRY(allocate(m, b->mem));
+    m->split.end = m->config.text.layers;
+    if (b->o->random) {
+        Q3_TRY(random_std(&b->std, &m->config));
+    } else {
+        Q3_TRY(q3_weights_open(&m->files, dir));
+        b->files = m->files;
+    }
+    if (m->config.has_vision)
+        vision_tower(b);
+    decoder(b);
+    return b->status == Q3_OK && b->files ? q3_weights_all_used(b->files) : b->status;
+}
+
 q3_status q3_model_load(q3_model *out, q3_arena *mem, const char *dir, const q3_load_options *options)
 {
     *out = (q3_model){ .values = options->values ? options->values : mem };
-    builder b = { .m = out, .mem = mem, .o = options };
-    Q3_TRY(q3_model_config_load(&out->config, mem, dir));
-    Q3_TRY(allocate(out, mem));
-    out->split.end = out->config.text.layers;
-    if (options->random) {
-        Q3_TRY(random_std(&b.std, &out->config));
-    } else {
-        Q3_TRY(q3_weights_open(&out->files, dir));
-        b.files = out->files;
+    q3_arena passing = { 0 }; // what would pass through the host on its way to a device
+    builder b = { .m = out, .mem = mem, .host = mem, .o = options };
+    if (out->values->dry && out->values->cuda) {
+        Q3_TRY(q3_arena_create(&passing, "weights", 4096));
+        passing.dry = true;
+        b.host = &passing;
+    } else if (out->values->dry) {
+        b.host = out->values;
     }
-    if (out->config.has_vision)
-        vision_tower(&b);
-    decoder(&b);
-    if (b.status == Q3_OK && b.files)
-        b.status = q3_weights_all_used(b.files);
-    if (b.status != Q3_OK)
+    q3_status st = build(&b, dir);
+    q3_arena_destroy(&passing);
+    if (st != Q3_OK)
         q3_model_close(out);
-    return q3_status_as(b.status, Q3_ERR_MODEL);
+    return q3_status_as(st, Q3_ERR_MODEL);
 }
 
 void q3_model_close(q3_model *m)

@@ -33,7 +33,8 @@ typedef struct q3_load_options {
         blank; /* random without the drawing: matrices have their place, 16-bit ones as bf16, and no values yet */
     uint64_t seed; /* of random weights */
     q3_arena
-        *values; /* what the parameters shall lie in: an arena of the device that computes; NULL: `mem` */
+        *values; /* what the parameters shall lie in: an arena of the device that computes; NULL: `mem`. One that is
+                    dry counts them: shapes and types are set, no value is read or made */
 } q3_load_options;
 
 /* Sets the fields above by one word, and leaves the others: auto (as the directory has them), f32, bf16, nf4, fp4 (both

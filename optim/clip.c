@@ -15,7 +15,7 @@ q3_status q3_clip_create(q3_clip *out, q3_arena *mem, q3_arena *values, const q3
     out->count = Q3_NEW(values, int64_t, params->n);
     if (!out->norms || !runs || !out->sums || !out->begin || !out->count)
         return Q3_ERR_MEMORY;
-    if (mem->dry)
+    if (mem->dry || values->dry)
         return Q3_OK;
     for (int i = 0; i < params->n; i++) {
         runs[i] = params->table[i].offset;

@@ -42,8 +42,9 @@ static void *add_state(q3_optimizer *o, q3_arena *mem, const q3_param *p, const 
     void *data = q3_arena_alloc(o->values, q3_dtype_bytes(dtype, n));
     if (!name || !data)
         return NULL;
-    if (!mem->dry) {
+    if (!o->values->dry)
         q3_device_fill(o->values->cuda, data, 0, q3_dtype_bytes(dtype, n));
+    if (!mem->dry) {
         snprintf(name, name_bytes, "state.%s.%s", p->name, what);
         o->states[o->n_states] = (q3_optimizer_state){ name, dtype, n, data };
     }

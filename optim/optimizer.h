@@ -31,7 +31,7 @@ typedef struct q3_optimizer q3_optimizer;
 
 /* States start at zero. `params` and the hyperparameters are copied, but for params->grads, which is not
  * looked at; names and values stay with the caller and must outlive the optimizer. States lie in `values`, an arena of
- * the device on which parameters and gradients are, the rest in `mem`. A dry `mem` is only counted: the optimizer is then NULL. Errors: Q3_ERR_USAGE (a hyperparameter out of
+ * the device on which parameters and gradients are, the rest in `mem`. Dry `values` are only counted; with a dry `mem` the optimizer is NULL. Errors: Q3_ERR_USAGE (a hyperparameter out of
  * range), Q3_ERR_MEMORY. */
 q3_status q3_optimizer_create(q3_optimizer **out, q3_arena *mem, q3_arena *values, q3_optimizer_kind kind,
                               const q3_params *params, const q3_adamw_hyper *hyper);

@@ -17,9 +17,18 @@ q3_status q3_grad_tree_begin(q3_grad_tree *tree, q3_arena *mem, q3_trainable *tr
     memset(tree->full, 0, sizeof tree->full);
     if (!tree->current && !(tree->current = fresh(tree, mem)))
         return Q3_ERR_MEMORY;
-    q3_device_fill(mem->cuda, tree->current, 0, (size_t)tree->n * sizeof(float));
+    if (!mem->dry)
+        q3_device_fill(mem->cuda, tree->current, 0, (size_t)tree->n * sizeof(float));
     q3_trainable_bind(trainable, tree->current);
     return Q3_OK;
+}
+
+size_t q3_grad_tree_growth(const q3_grad_tree *tree, int64_t pushes)
+{
+    size_t buffers = 0;
+    for (int level = 0; level < Q3_TREE_LEVELS && pushes >> level; level++)
+        buffers += !tree->level[level];
+    return buffers * (size_t)tree->n * sizeof(float);
 }
 
 static void add(q3_cuda *cuda, float *to, const float *left, const float *right, int64_t n)

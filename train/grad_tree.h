@@ -23,6 +23,8 @@ typedef struct q3_grad_tree {
 q3_status q3_grad_tree_begin(q3_grad_tree *tree, q3_arena *mem, q3_trainable *trainable);
 /* The current buffer joins the tree and is replaced by a zeroed one. */
 q3_status q3_grad_tree_push(q3_grad_tree *tree, q3_arena *mem, q3_trainable *trainable);
+/* Bytes of the buffers that a window of as many micro-batches will make besides. */
+size_t q3_grad_tree_growth(const q3_grad_tree *tree, int64_t pushes);
 /* The sum of the window; valid until the next begin. */
 float *q3_grad_tree_sum(q3_grad_tree *tree, q3_cuda *cuda);
 

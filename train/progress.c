@@ -5,6 +5,7 @@
 
 #include "core/log.h"
 #include "train/best.h"
+#include "train/plan.h"
 
 static const char *duration(char *out, size_t size, double seconds)
 {
@@ -33,7 +34,6 @@ static const char *quantization(char *out, size_t size, const q3_trainer *t)
 
 void q3_progress_summary(const q3_trainer *t, const char *checkpoint)
 {
-    static const char *const checkpointing[] = { "none", "half", "full" };
     const q3_config *c = t->config;
     char form[64];
     int64_t base = t->text_params + t->vision_params, all = q3_trainer_parameters(t),
@@ -58,7 +58,7 @@ void q3_progress_summary(const q3_trainer *t, const char *checkpoint)
     if (c->model.attention != Q3_CONFIG_ATTENTION_AUTO && !t->cuda)
         q3_info("attention   the program's own kernel, exact and in blocks, whatever model.attention says");
     q3_info("memory      %s for a step (gradient checkpointing %s), %s for weights and optimizer",
-            q3_bytes(t->step_plan), checkpointing[t->forward.checkpointing],
+            q3_bytes(t->step_plan), q3_checkpointing_names[t->forward.checkpointing],
             q3_bytes(t->run.used + t->values.used));
     q3_info("output      %s", t->output_dir);
     if (checkpoint)

@@ -281,6 +281,11 @@ static q3_status open_device(q3_trainer *t)
     return Q3_OK;
 }
 
+static q3_status need_model(const q3_trainer *t)
+{
+    return t->config->model.path ? Q3_OK : q3_fail(Q3_ERR_USAGE, "model.path is not set: which model?");
+}
+
 static q3_status open_ground(q3_trainer *t)
 {
     Q3_TRY(open_device(t));
@@ -294,7 +299,7 @@ static q3_status open_ground(q3_trainer *t)
     q3_device_set_attention(t->cuda, known ? (q3_attention_kind)c->attention : Q3_ATTENTION_AUTO,
                             t->ctx.dtype);
     t->ctx.seed = (uint64_t)t->config->train.seed;
-    return t->config->model.path ? Q3_OK : q3_fail(Q3_ERR_USAGE, "model.path is not set: which model?");
+    return need_model(t);
 }
 
 /* Training data may use all of the memory for features; evaluation data, which are few, as much again. */
@@ -311,19 +316,44 @@ static q3_status open_pictures(q3_trainer *t)
     return Q3_OK;
 }
 
-static q3_status open_all(q3_trainer *t)
+/* Bytes filled since `before`, which is set to what is filled now. */
+static size_t filled(const q3_trainer *t, size_t *before)
 {
-    Q3_TRY(open_ground(t));
+    size_t now = t->run.used + t->values.used, bytes = now - *before;
+    *before = now;
+    return bytes;
+}
+
+static q3_status open_run(q3_trainer *t)
+{
+    size_t before = 0;
     t->forward.training = true;
     Q3_TRY(open_data(t)); // cheap checks first
     Q3_TRY(open_model(t));
     Q3_TRY(open_collator(t));
+    t->bytes.weights = filled(t, &before);
     Q3_TRY(open_trainable(t));
     Q3_TRY(q3_trainable_shadow(&t->trainable, &t->values, t->ctx.dtype));
+    t->bytes.trainable = filled(t, &before);
     count_trainable(t);
     count_steps(t);
     Q3_TRY(open_pictures(t));
-    return open_optimizer(t);
+    Q3_TRY(open_optimizer(t));
+    t->bytes.optimizer = filled(t, &before);
+    return Q3_OK;
+}
+
+static q3_status open_all(q3_trainer *t)
+{
+    Q3_TRY(open_ground(t));
+    return open_run(t);
+}
+
+static q3_status open_dry(q3_trainer *t)
+{
+    Q3_TRY(open_ground(t));
+    t->values.dry = true;
+    return open_run(t);
 }
 
 static q3_status open_for_eval(q3_trainer *t)
@@ -336,6 +366,17 @@ static q3_status open_for_eval(q3_trainer *t)
     Q3_TRY(open_model(t));
     Q3_TRY(open_collator(t));
     return open_adapter(t);
+}
+
+static q3_status open_data_alone(q3_trainer *t)
+{
+    const q3_hub_options light = { .wish.light = true };
+    Q3_TRY(q3_arena_create(&t->run, "run arena", RUN_BYTES));
+    Q3_TRY(need_model(t));
+    Q3_TRY(open_data(t));
+    Q3_TRY(q3_hub_place(&t->model_dir, &t->run, t->config->model.path, &light));
+    Q3_TRY(q3_model_config_load(&t->model.config, &t->run, t->model_dir));
+    return open_collator(t);
 }
 
 static q3_status open_with(q3_trainer *out, q3_config *config, q3_group *group,
@@ -354,9 +395,19 @@ q3_status q3_trainer_open(q3_trainer *out, q3_config *config, q3_group *group)
     return open_with(out, config, group, open_all);
 }
 
+q3_status q3_trainer_open_dry(q3_trainer *out, q3_config *config)
+{
+    return open_with(out, config, NULL, open_dry);
+}
+
 q3_status q3_trainer_open_eval(q3_trainer *out, q3_config *config)
 {
     return open_with(out, config, NULL, open_for_eval);
+}
+
+q3_status q3_trainer_open_data(q3_trainer *out, q3_config *config)
+{
+    return open_with(out, config, NULL, open_data_alone);
 }
 
 void q3_trainer_close(q3_trainer *t)

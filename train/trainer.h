@@ -23,6 +23,13 @@ typedef struct q3_window_part {
     q3_status status;
 } q3_window_part;
 
+/* Bytes of host and device that a run fills before its first step. */
+typedef struct q3_run_bytes {
+    size_t weights;   /* the frozen base, without what stays in the mapped files */
+    size_t trainable; /* adapters, or the weights that are trained; with their shadow */
+    size_t optimizer; /* its states, and what clipping needs */
+} q3_run_bytes;
+
 typedef struct q3_trainer {
     q3_config *config;  /* borrowed */
     q3_cuda *cuda;      /* the device that computes; NULL: the CPU */
@@ -59,15 +66,21 @@ typedef struct q3_trainer {
     int64_t tokens;   /* trained tokens, pictures included */
     double seconds;   /* spent in steps */
     size_t step_plan; /* bytes of the step arena by the dry run */
+    q3_run_bytes bytes;
     int64_t text_params, vision_params, trainable_text, trainable_vision;
 } q3_trainer;
 
 /* Loads everything the config names and checks it against each other; `group` (NULL: none) trains together. On failure
  * everything is released. */
 q3_status q3_trainer_open(q3_trainer *out, q3_config *config, q3_group *group);
+/* The same, but weights, adapters and optimizer are laid out only: no value is read or made, and nothing can be computed.
+ * For a plan. */
+q3_status q3_trainer_open_dry(q3_trainer *out, q3_config *config);
 /* The same without what training needs: model, adapter (lora.init_adapter, as its own file describes it), collator and
  * evaluation data. */
 q3_status q3_trainer_open_eval(q3_trainer *out, q3_config *config);
+/* Data sets and collator alone, to look at samples: no weights, no device. */
+q3_status q3_trainer_open_data(q3_trainer *out, q3_config *config);
 void q3_trainer_close(q3_trainer *t);
 
 /* Picks gradient checkpointing by dry runs over the largest batch, and refuses what does not fit. */

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/collate_check/show.h"
+#include "cli/show_row.h"
 #include "core/file.h"
 #include "data/dataset.h"
 #include "model/config.h"
@@ -209,8 +209,7 @@ static q3_status print(q3_text *text)
 static q3_status show(const checker *c, const q3_sample *s, const q3_row *row)
 {
     q3_text text = { 0 };
-    q3_status st =
-        c->json ? q3_show_row_json(&text, &c->collator, s, row) : q3_show_row(&text, &c->collator, s, row);
+    q3_status st = (c->json ? q3_show_row_json : q3_show_row)(&text, &c->collator, s, row, NULL);
     if (st == Q3_OK)
         st = print(&text);
     q3_text_free(&text);

@@ -1,4 +1,4 @@
-#include "cli/collate_check/show.h"
+#include "cli/show_row.h"
 
 #include <string.h>
 
@@ -82,7 +82,29 @@ static void show_ids(q3_text *out, const q3_collator *c, const q3_row *row)
     q3_text_append(out, "\n", 1);
 }
 
-q3_status q3_show_row(q3_text *out, const q3_collator *c, const q3_sample *s, const q3_row *row)
+/* Runs that rise by one as "0-13", that stay as "14 x 12"; text and picture apart. */
+static void show_axis(q3_text *out, const char *name, const q3_collator *c, const q3_row *row,
+                      const int32_t *at)
+{
+    q3_text_printf(out, "  %-7s", name);
+    for (int64_t i = 0, end; i < row->n; i = end) {
+        bool picture = row->ids[i] == c->image_id;
+        int32_t step = i + 1 < row->n && at[i + 1] == at[i] ? 0 : 1;
+        for (end = i + 1;
+             end < row->n && at[end] == at[end - 1] + step && (row->ids[end] == c->image_id) == picture;)
+            end++;
+        if (end == i + 1)
+            q3_text_printf(out, " %d", (int)at[i]);
+        else if (step)
+            q3_text_printf(out, " %d-%d", (int)at[i], (int)at[end - 1]);
+        else
+            q3_text_printf(out, " %d x %lld", (int)at[i], (long long)(end - i));
+    }
+    q3_text_append(out, "\n", 1);
+}
+
+q3_status q3_show_row(q3_text *out, const q3_collator *c, const q3_sample *s, const q3_row *row,
+                      const int32_t *positions)
 {
     const int *grid = row->patches.grid;
     q3_text_printf(out, "%s", s->where);
@@ -96,6 +118,9 @@ q3_status q3_show_row(q3_text *out, const q3_collator *c, const q3_sample *s, co
     else
         q3_text_printf(out, "; no picture\n");
     show_ids(out, c, row);
+    static const char *const axes[] = { "time", "height", "width" };
+    for (int axis = 0; positions && axis < 3; axis++)
+        show_axis(out, axes[axis], c, row, positions + axis * row->n);
     Q3_TRY(show_text(out, c, row));
     if (row->seam)
         q3_text_printf(
@@ -138,7 +163,19 @@ static q3_status json_text(q3_text *out, const q3_collator *c, const q3_row *row
     return st;
 }
 
-q3_status q3_show_row_json(q3_text *out, const q3_collator *c, const q3_sample *s, const q3_row *row)
+static void json_positions(q3_text *out, const int32_t *positions, int64_t n)
+{
+    q3_text_printf(out, ", \"positions\": [");
+    for (int axis = 0; axis < 3; axis++) {
+        for (int64_t i = 0; i < n; i++)
+            q3_text_printf(out, "%s%d", i ? ", " : axis ? ", [" : "[", (int)positions[axis * n + i]);
+        q3_text_append(out, "]", 1);
+    }
+    q3_text_append(out, "]", 1);
+}
+
+q3_status q3_show_row_json(q3_text *out, const q3_collator *c, const q3_sample *s, const q3_row *row,
+                           const int32_t *positions)
 {
     const int32_t grid[] = { row->patches.grid[0], row->patches.grid[1], row->patches.grid[2] };
     q3_text_append(out, "{", 1);
@@ -152,6 +189,8 @@ q3_status q3_show_row_json(q3_text *out, const q3_collator *c, const q3_sample *
     q3_text_printf(out, ", \"merged_with_prompt\": %s", row->seam ? "true" : "false");
     json_ids(out, "ids", row->ids, row->n);
     json_ids(out, "labels", row->labels, row->n);
+    if (positions)
+        json_positions(out, positions, row->n);
     Q3_TRY(json_text(out, c, row));
     q3_text_printf(out, "}\n");
     return out->failed ? Q3_ERR_MEMORY : Q3_OK;
