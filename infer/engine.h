@@ -81,19 +81,27 @@ typedef enum q3_want {
     Q3_WANT_LAST,
     Q3_WANT_ALL,
     Q3_WANT_HIDDEN,
-    Q3_WANT_LIKELIEST
+    Q3_WANT_LIKELIEST,
+    Q3_WANT_CANDIDATES
 } q3_want;
+
+/* Most that top-k sampling may draw from for Q3_WANT_CANDIDATES, and the candidates of a row that a device hands over. */
+enum { Q3_WANT_TOP_K = 128, Q3_WANT_MOST = 256 };
 
 /* The next n tokens of a sequence, behind its cached ones; q3_sequence_reserve has been told. */
 typedef struct q3_feed {
     q3_sequence *sequence;
     int64_t n; /* at least 1 */
-    q3_want
-        want; /* logits of the last token or of all n; its hidden state behind the final norm; or its likeliest id */
-    const float
-        *values; /* filled by the pass: [V], [n, V] or [C]; until the next pass. Hosts may change them */
-    int32_t
-        likeliest; /* filled by the pass, with Q3_WANT_LIKELIEST: found on the device, lowest id on ties */
+    q3_want want; /* logits of the last token or of all n; its hidden state behind the final norm; its likeliest id;
+                     or what top-k sampling may draw for it (kernels/sample.h) */
+    float temperature; /* with Q3_WANT_CANDIDATES, above 0 */
+    int top_k;         /* likewise, 1 .. Q3_WANT_TOP_K */
+    const float *values; /* filled by the pass: [V], [n, V] or [C]; until the next pass. Hosts may change them. With
+                            Q3_WANT_CANDIDATES [n_candidates], divided by the temperature; or, where n_candidates is 0
+                            (on the CPU, and when too many tie), the logits [V] as they are */
+    const int32_t *candidates; /* [n_candidates], rising */
+    int n_candidates;
+    int32_t likeliest; /* with Q3_WANT_LIKELIEST: found on the device, lowest id on ties */
 } q3_feed;
 
 /* Runs the network over all feeds at once. Errors: Q3_ERR_MEMORY (what is cached stays as it was), Q3_ERR_FAIL (not

@@ -6,11 +6,13 @@
 #include "kernels/sample.h"
 #endif
 
-/* Rows of what the head is asked for: of logits, of likeliest ids, of hidden states; in this order. */
+/* Rows of what the head is asked for: of logits, of likeliest ids, of candidates, of hidden states; in this order. */
 typedef struct wanted {
     int32_t *rows; // [all]: tokens of the batch
-    int64_t logits, likeliest, hidden, all;
-    bool gather; // not simply all tokens
+    int64_t logits, likeliest, candidates, hidden, all;
+    float *temperature; // [candidates]
+    int32_t *top_k;     // [candidates]
+    bool gather;        // not simply all tokens
 } wanted;
 
 /* Feeds laid end to end; arrays live in the engine's pass arena. */
@@ -27,7 +29,7 @@ typedef struct pass {
     q3_adapter_run *runs;
     int n_runs;
     wanted want;
-    q3_tensor *logits, *likeliest, *hidden; // what comes out
+    q3_tensor *logits, *likeliest, *candidates, *hidden; // what comes out
 } pass;
 
 static q3_status create(pass *p, int64_t tokens, int64_t blocks)
@@ -43,8 +45,10 @@ static q3_status create(pass *p, int64_t tokens, int64_t blocks)
     p->begins = Q3_NEW(mem, int32_t, p->n_feeds + 1);
     p->runs = Q3_NEW(mem, q3_adapter_run, p->n_feeds);
     p->want.rows = Q3_NEW(mem, int32_t, tokens);
+    p->want.temperature = Q3_NEW(mem, float, p->n_feeds);
+    p->want.top_k = Q3_NEW(mem, int32_t, p->n_feeds);
     bool ok = p->ids && p->slots && p->positions && p->image_rows && p->features && p->tables && p->lengths &&
-              p->begins && p->runs && p->want.rows;
+              p->begins && p->runs && p->want.rows && p->want.temperature && p->want.top_k;
     p->max_blocks = (int)blocks;
     p->batch = (q3_batch){ .n_rows = p->n_feeds,
                            .n_tokens = tokens,
@@ -94,6 +98,7 @@ static q3_status check(const pass *p, int64_t *tokens, int64_t *blocks)
             return q3_fail(Q3_ERR_MEMORY, "the key/value cache of %lld tokens is full",
                            (long long)p->e->options.tokens);
         f->values = NULL;
+        f->n_candidates = 0;
         *tokens += f->n;
         *blocks = *blocks < s->n_blocks ? s->n_blocks : *blocks;
     }
@@ -215,10 +220,24 @@ static int64_t ask(pass *p, q3_want kind, q3_want other)
     return w->all - before;
 }
 
+static int64_t ask_for_candidates(pass *p)
+{
+    int64_t n = 0;
+    for (int i = 0; i < p->n_feeds; i++) {
+        const q3_feed *f = p->feeds[i];
+        if (f->want != Q3_WANT_CANDIDATES)
+            continue;
+        p->want.temperature[n] = f->temperature;
+        p->want.top_k[n++] = f->top_k;
+    }
+    return ask(p, Q3_WANT_CANDIDATES, Q3_WANT_CANDIDATES);
+}
+
 static void ask_for_all(pass *p)
 {
     p->want.logits = ask(p, Q3_WANT_LAST, Q3_WANT_ALL);
     p->want.likeliest = ask(p, Q3_WANT_LIKELIEST, Q3_WANT_LIKELIEST);
+    p->want.candidates = ask_for_candidates(p);
     p->want.hidden = ask(p, Q3_WANT_HIDDEN, Q3_WANT_HIDDEN);
     p->want.gather |= p->want.all != p->batch.n_tokens;
 }
@@ -241,6 +260,57 @@ static q3_tensor *likeliest_ids(q3_ctx *ctx, const q3_tensor *logits)
     }
 #endif
     q3_tensor *out = q3_tensor_wrap(&ctx->meta, ids, Q3_I32, 1, &n);
+    Q3_CHECK(out, "%s", q3_error());
+    return out;
+}
+
+/* What one read brings of n rows. */
+typedef struct found {
+    int32_t *count, *flawed, *id; // [n], [1], [n, Q3_WANT_MOST]
+    float *value;                 // [n, Q3_WANT_MOST]
+    int64_t words;
+} found;
+
+static found found_at(int32_t *words, int64_t n)
+{
+    int32_t *id = words + n + 1;
+    return (found){ .count = words,
+                    .flawed = words + n,
+                    .id = id,
+                    .value = (float *)(id + n * Q3_WANT_MOST),
+                    .words = n + 1 + 2 * n * Q3_WANT_MOST };
+}
+
+/* On a device: what top-k sampling may draw in each row of logits. */
+static q3_tensor *candidate_ids(q3_ctx *ctx, const pass *p, const q3_tensor *logits)
+{
+    const int64_t n = q3_rows(logits), words = found_at(NULL, n).words;
+    int32_t *at = q3_scratch(ctx, (size_t)words * sizeof *at);
+    const float *temperature =
+        q3_on_device(ctx, p->want.temperature, (size_t)n * sizeof *p->want.temperature);
+    const int32_t *top_k = q3_on_device(ctx, p->want.top_k, (size_t)n * sizeof *p->want.top_k);
+#if defined(Q3_CUDA)
+    if (!ctx->dry && !ctx->replaying) {
+        const found out = found_at(at, n);
+        q3_device_fill(ctx->data->cuda, out.flawed, 0, sizeof *out.flawed);
+        q3_candidates_cuda(&(q3_candidates_args){ .value = out.value,
+                                                  .id = out.id,
+                                                  .count = out.count,
+                                                  .flawed = out.flawed,
+                                                  .logits = logits->data,
+                                                  .temperature = temperature,
+                                                  .top_k = top_k,
+                                                  .R = n,
+                                                  .V = q3_dim(logits, -1),
+                                                  .most = Q3_WANT_MOST,
+                                                  .dtype = logits->dtype },
+                           ctx->data->cuda);
+    }
+#else
+    (void)temperature;
+    (void)top_k;
+#endif
+    q3_tensor *out = q3_tensor_wrap(&ctx->meta, at, Q3_I32, 1, &words);
     Q3_CHECK(out, "%s", q3_error());
     return out;
 }
@@ -276,11 +346,14 @@ static q3_tensor *forward(q3_ctx *ctx, void *arg)
     if (!w->all)
         return q3_text_forward(ctx, p->e->model, &f, &p->batch, f.features);
     q3_tensor *x = q3_qwen3vl_hidden(ctx, p->e->model, &f, &p->batch, w->gather ? w->rows : NULL, w->all);
-    int64_t heads = w->logits + w->likeliest;
+    int64_t heads = w->logits + w->likeliest + w->candidates;
     if (heads)
         p->logits = q3_linear(ctx, q3_rows_of(ctx, x, 0, heads), p->e->model->head, NULL);
     if (w->likeliest && ctx->data->cuda)
         p->likeliest = likeliest_ids(ctx, q3_rows_of(ctx, p->logits, w->logits, w->likeliest));
+    if (w->candidates && ctx->data->cuda)
+        p->candidates =
+            candidate_ids(ctx, p, q3_rows_of(ctx, p->logits, w->logits + w->likeliest, w->candidates));
     if (w->hidden)
         p->hidden = q3_rows_of(ctx, x, heads, w->hidden);
     return x;
@@ -294,6 +367,7 @@ static q3_status launch(pass *p)
                             .rows = p->n_feeds,
                             .want = p->want.logits,
                             .likeliest = p->want.likeliest,
+                            .candidates = p->want.candidates,
                             .hidden = p->want.hidden,
                             .gather = p->want.gather,
                             .blocks = p->max_blocks };
@@ -362,6 +436,32 @@ static bool take_likeliest(const pass *p)
     return !*at;
 }
 
+/* Candidates that the device has found; false where a logit is not finite. A row with more of them than were kept is
+ * taken as it is. */
+static bool take_candidates(const pass *p)
+{
+    q3_ctx *ctx = p->e->ctx;
+    const int64_t n = p->want.candidates, before = p->want.logits + p->want.likeliest;
+    int32_t *words = q3_list(ctx, q3_nbytes(p->candidates));
+    const found got = found_at(words, n);
+    int64_t at = 0;
+    q3_device_read(ctx->data->cuda, words, p->candidates->data, q3_nbytes(p->candidates));
+    for (int i = 0; i < p->n_feeds && !*got.flawed; i++) {
+        q3_feed *f = p->feeds[i];
+        if (f->want != Q3_WANT_CANDIDATES)
+            continue;
+        if (got.count[at] <= Q3_WANT_MOST) {
+            f->n_candidates = got.count[at];
+            f->candidates = got.id + at * Q3_WANT_MOST;
+            f->values = got.value + at * Q3_WANT_MOST;
+        } else {
+            f->values = q3_on_host(ctx, q3_rows_of(ctx, p->logits, before + at, 1));
+        }
+        at++;
+    }
+    return !*got.flawed;
+}
+
 static q3_status read(int *flawed, const pass *p, const q3_feed *feeds)
 {
     q3_ctx *ctx = p->e->ctx;
@@ -375,6 +475,10 @@ static q3_status read(int *flawed, const pass *p, const q3_feed *feeds)
     if (w->likeliest && !(p->likeliest && take_likeliest(p))) {
         x = q3_on_host(ctx, q3_rows_of(ctx, p->logits, w->logits, w->likeliest));
         Q3_TRY(hand_out(flawed, p, feeds, Q3_WANT_LIKELIEST, Q3_WANT_LIKELIEST, x, V));
+    }
+    if (w->candidates && !(p->candidates && take_candidates(p))) {
+        x = q3_on_host(ctx, q3_rows_of(ctx, p->logits, w->logits + w->likeliest, w->candidates));
+        Q3_TRY(hand_out(flawed, p, feeds, Q3_WANT_CANDIDATES, Q3_WANT_CANDIDATES, x, V));
     }
     if (w->hidden) {
         x = q3_on_host(ctx, p->hidden);

@@ -21,10 +21,9 @@ enum {
 /* What launches depend on: equal shapes give equal launches. */
 typedef struct q3_pass_shape {
     int64_t tokens, rows, want; /* fed, sequences, rows of logits */
-    int64_t likeliest, hidden;  /* rows of ids found on the device, of hidden states */
-    int64_t gather;             /* 1: not all tokens' rows, or not in their order */
-    int64_t keys;               /* of the longest sequence, in runs of 256 (kernels/attention_decode.cu) */
-    int64_t blocks;             /* width of the tables of a paged cache */
+    int64_t likeliest, candidates, hidden; /* rows of ids and of candidates found on the device, of hidden states */
+    int64_t gather;                        /* 1: not all tokens' rows, or not in their order */
+    int64_t blocks;                        /* width of the tables of a paged cache */
     q3_adapter_run runs[Q3_PASS_RUNS];
 } q3_pass_shape;
 

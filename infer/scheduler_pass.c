@@ -29,12 +29,21 @@ static bool wants_hidden(const q3_job *j)
     return j->r.on_hidden && !j->hidden_told;
 }
 
-/* What the device can tell without its logits leaving it. */
-static bool plainly_greedy(const q3_request *r)
+/* Nothing but the pass's own logits decides. */
+static bool plain(const q3_request *r)
 {
     const q3_sampling *p = &r->sampling;
-    return q3_sample_greedy(p) && p->repetition_penalty == 1 && p->presence_penalty == 0 &&
-           p->frequency_penalty == 0 && !r->filter && r->logprobs < 0;
+    return p->repetition_penalty == 1 && p->presence_penalty == 0 && p->frequency_penalty == 0 &&
+           !r->filter && r->logprobs < 0;
+}
+
+/* Of one token: as little as the request's rules need, so that on a device the logits stay there. */
+static q3_want want_of_logits(const q3_request *r)
+{
+    const q3_sampling *p = &r->sampling;
+    if (plain(r) && q3_sample_greedy(p))
+        return Q3_WANT_LIKELIEST;
+    return plain(r) && p->top_k >= 1 && p->top_k <= Q3_WANT_TOP_K ? Q3_WANT_CANDIDATES : Q3_WANT_LAST;
 }
 
 static q3_want want_of(const q3_job *j, bool last)
@@ -45,9 +54,7 @@ static q3_want want_of(const q3_job *j, bool last)
         return Q3_WANT_HIDDEN;
     if (j->r.max_new_tokens == 0)
         return Q3_WANT_NOTHING;
-    if (j->guessed)
-        return Q3_WANT_ALL;
-    return plainly_greedy(&j->r) ? Q3_WANT_LIKELIEST : Q3_WANT_LAST;
+    return j->guessed ? Q3_WANT_ALL : want_of_logits(&j->r);
 }
 
 static bool ends(const q3_request *r, int32_t id)
@@ -121,7 +128,11 @@ void q3_scheduler_compose(q3_scheduler *s)
             guesses -= j->guessed;
         else
             chunk -= n;
-        s->feeds[s->n_fed] = (q3_feed){ .sequence = j->sequence, .n = n, .want = want_of(j, n >= left) };
+        s->feeds[s->n_fed] = (q3_feed){ .sequence = j->sequence,
+                                        .n = n,
+                                        .want = want_of(j, n >= left),
+                                        .temperature = j->r.sampling.temperature,
+                                        .top_k = j->r.sampling.top_k };
         s->fed[s->n_fed++] = j;
     }
 }
@@ -187,6 +198,16 @@ static void take_logits(q3_scheduler *s, q3_job *j, const q3_feed *f)
     }
 }
 
+/* The temperature is in the candidates already, and what top-k drops is not among them or is dropped again. */
+static int32_t draw_candidate(q3_scheduler *s, const q3_job *j, const q3_feed *f)
+{
+    q3_sampling rest = j->r.sampling;
+    rest.temperature = 1;
+    float *values = (float *)(uintptr_t)f->values; // ours to change, infer/engine.h says
+    return f->candidates[q3_sample_draw(values, f->n_candidates, &rest, j->r.number,
+                                        (uint32_t)j->t.output_tokens, s->scratch)];
+}
+
 /* Of a prompt that is to be answered too, the last token is needed once more, for its logits. */
 static void take_hidden(q3_scheduler *s, q3_job *j, const q3_feed *f)
 {
@@ -200,12 +221,17 @@ static void take_hidden(q3_scheduler *s, q3_job *j, const q3_feed *f)
 
 void q3_scheduler_take(q3_scheduler *s, q3_job *j, const q3_feed *f)
 {
-    if (f->want == Q3_WANT_HIDDEN)
+    const bool drawn = f->want == Q3_WANT_CANDIDATES && f->n_candidates;
+    if (f->want == Q3_WANT_HIDDEN) {
         take_hidden(s, j, f);
-    else if (f->want == Q3_WANT_LAST || f->want == Q3_WANT_ALL)
+    } else if (f->want == Q3_WANT_NOTHING) {
+        if (!q3_job_pending(j))
+            q3_job_end(s, j, Q3_FINISH_LENGTH, Q3_OK);
+    } else if (f->want == Q3_WANT_LIKELIEST || drawn) {
+        const int32_t id = drawn ? draw_candidate(s, j, f) : f->likeliest;
+        if (tell(s, j, id))
+            q3_sequence_push(j->sequence, &id, 1);
+    } else {
         take_logits(s, j, f);
-    else if (f->want == Q3_WANT_LIKELIEST && tell(s, j, f->likeliest))
-        q3_sequence_push(j->sequence, &f->likeliest, 1);
-    else if (f->want == Q3_WANT_NOTHING && !q3_job_pending(j))
-        q3_job_end(s, j, Q3_FINISH_LENGTH, Q3_OK);
+    }
 }

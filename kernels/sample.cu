@@ -142,12 +142,12 @@ __device__ __forceinline__ uint32_t kth_largest(uint32_t key, int k, int *shared
 /* Walks elements begin .. end - 1 by one warp: counts what passes, and writes it from place `at` on, if `out` says so.
  * Neither a NaN nor minus infinity passes. */
 template <class T>
-__device__ __forceinline__ int pass(const q3_candidates_args &out, const T *row, int64_t begin, int64_t end,
-                                    uint32_t bound, int at)
+__device__ __forceinline__ int pass(const q3_candidates_args &out, const T *row, float temperature,
+                                    int64_t begin, int64_t end, uint32_t bound, int at)
 {
     const int lane = threadIdx.x & 31;
     for (int64_t i = begin; i < end; i += 32) {
-        const float v = i + lane < end ? q3_value(row[i + lane]) / out.temperature : -INFINITY;
+        const float v = i + lane < end ? q3_value(row[i + lane]) / temperature : -INFINITY;
         const bool passes = v > -INFINITY && key_of(v) >= bound;
         const uint32_t votes = __ballot_sync(0xffffffffu, passes);
         const int to = at + __popc(votes & ((1u << lane) - 1));
@@ -165,15 +165,22 @@ template <class T> __global__ void __launch_bounds__(WIDE, 1) candidates_of_a_ro
     Q3_SHARED(int, counts, WIDE_WARPS);
     const int warp = threadIdx.x >> 5;
     const T *row = (const T *)a.logits + (int64_t)blockIdx.x * a.V;
+    const float temperature = a.temperature[blockIdx.x];
     float most = -INFINITY;
-    for (int64_t i = threadIdx.x; i < a.V; i += WIDE)
-        most = fmaxf(most, q3_value(row[i]) / a.temperature);
-    const uint32_t bound = kth_largest(key_of(most), a.top_k, counts);
+    bool flawed = false;
+    for (int64_t i = threadIdx.x; i < a.V; i += WIDE) {
+        const float v = q3_value(row[i]);
+        most = fmaxf(most, v / temperature);
+        flawed |= !(fabsf(v) <= FLT_MAX);
+    }
+    if (a.flawed && flawed)
+        *a.flawed = 1;
+    const uint32_t bound = kth_largest(key_of(most), a.top_k[blockIdx.x], counts);
     const int64_t stretch = (a.V + WIDE_WARPS - 1) / WIDE_WARPS, begin = warp * stretch,
                   end = begin + stretch < a.V ? begin + stretch : a.V;
     q3_candidates_args out = a;
     out.value = NULL;
-    const int own = pass(out, row, begin, end, bound, 0);
+    const int own = pass(out, row, temperature, begin, end, bound, 0);
     __syncthreads();
     if ((threadIdx.x & 31) == 0)
         counts[warp] = own;
@@ -185,7 +192,7 @@ template <class T> __global__ void __launch_bounds__(WIDE, 1) candidates_of_a_ro
     }
     out.value = a.value + (int64_t)blockIdx.x * a.most;
     out.id = a.id + (int64_t)blockIdx.x * a.most;
-    pass(out, row, begin, end, bound, before);
+    pass(out, row, temperature, begin, end, bound, before);
     if (threadIdx.x == 0)
         a.count[blockIdx.x] = all;
 }
@@ -206,9 +213,6 @@ void q3_greedy_cuda(const q3_greedy_args *a, q3_cuda *cuda)
 
 void q3_candidates_cuda(const q3_candidates_args *a, q3_cuda *cuda)
 {
-    if (a->top_k < 1 || a->top_k > Q3_CANDIDATES_TOP_K)
-        q3_cuda_fail(cuda, "candidates are for a top-k of 1 to %d, not %d", (int)Q3_CANDIDATES_TOP_K,
-                     a->top_k);
-    else if (a->R)
+    if (a->R)
         Q3_BY_TYPE(a->dtype, T, Q3_LAUNCH(cuda, candidates_of_a_row<T>, (unsigned)a->R, WIDE, 0, *a));
 }

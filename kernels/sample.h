@@ -31,15 +31,16 @@ typedef struct q3_greedy_args {
 
 enum { Q3_CANDIDATES_TOP_K = 1024 };
 
+/* Rows have settings of their own, on the device like all else: a recorded pass (infer/replay.h) reads them anew. */
 typedef struct q3_candidates_args {
-    float *value; /* out [R, most] */
-    int32_t *id;  /* out [R, most] */
-    int32_t
-        *count; /* out [R]: candidates of the row; where it exceeds `most`, those behind are not written */
-    const void *logits; /* [R, V] */
+    float *value;    /* out [R, most] */
+    int32_t *id;     /* out [R, most] */
+    int32_t *count;  /* out [R]: candidates of the row; where it exceeds `most`, those behind are not written */
+    int32_t *flawed; /* out, one value, or NULL; as above */
+    const void *logits;       /* [R, V] */
+    const float *temperature; /* [R], above 0 */
+    const int32_t *top_k;     /* [R], 1 .. Q3_CANDIDATES_TOP_K; with more everything is a candidate */
     int64_t R, V;
-    float temperature; /* above 0 */
-    int top_k;         /* 1 .. Q3_CANDIDATES_TOP_K */
     int most;
     q3_dtype dtype; /* of the logits: F32 or BF16 */
 } q3_candidates_args;

@@ -81,7 +81,9 @@ static const void *dropped(q3_ctx *ctx, const q3_node *n)
     return y;
 }
 
-/* With a residual in bf16 y is rounded twice at its size: behind the base, and behind the adapter. */
+/* The adapter's part comes first, with what is to be added: the large product takes y as its addend, which costs it
+ * nothing beside its own work, where a small product behind it would read and write y once more. In bf16 it is the
+ * adapter's part that is rounded on the way, not y. */
 static void forward(q3_ctx *ctx, q3_node *n)
 {
     const sizes s = sizes_of(n);
@@ -100,34 +102,34 @@ static void forward(q3_ctx *ctx, q3_node *n)
     q3_arena_rewind(ctx->data, mark);
     Q3_CALL(ctx, q3_gemm_nt,
             (&(q3_gemm_nt_args){ .y = y,
-                                 .x = q3_data(n->in[X]),
-                                 .w = q3_as_weight(n->in[W]),
-                                 .bias = q3_f32(n->in[BIAS]),
+                                 .x = z,
+                                 .w = q3_as_weight(n->in[B]),
                                  .residual = q3_data(n->in[RESIDUAL]),
                                  .M = s.T,
                                  .N = s.N,
-                                 .K = s.C,
+                                 .K = s.r,
                                  .alpha = 1,
                                  .beta = n->in[RESIDUAL] ? 1 : 0,
                                  .dtype = ctx->dtype }));
     Q3_CALL(ctx, q3_gemm_nt,
             (&(q3_gemm_nt_args){ .y = y,
-                                 .x = z,
-                                 .w = q3_as_weight(n->in[B]),
+                                 .x = q3_data(n->in[X]),
+                                 .w = q3_as_weight(n->in[W]),
+                                 .bias = q3_f32(n->in[BIAS]),
                                  .M = s.T,
                                  .N = s.N,
-                                 .K = s.r,
+                                 .K = s.C,
                                  .alpha = 1,
                                  .beta = 1,
                                  .dtype = ctx->dtype }));
 }
 
-/* dx += mask / (1 - p) (dz A) */
-static void through_adapter(q3_ctx *ctx, const q3_node *n, void *dx, const void *dz)
+/* dx = beta dx + mask / (1 - p) (dz A) */
+static void through_adapter(q3_ctx *ctx, const q3_node *n, void *dx, float beta, const void *dz)
 {
     const sizes s = sizes_of(n);
-    bool drop = n->attr.dropout != 0;
-    void *d = drop ? q3_scratch(ctx, q3_nbytes(n->in[X])) : dx;
+    bool apart = n->attr.dropout != 0 && beta != 0; // the mask is not for what dx holds already
+    void *d = apart ? q3_scratch(ctx, q3_nbytes(n->in[X])) : dx;
     Q3_CALL(ctx, q3_gemm_nn,
             (&(q3_gemm_nn_args){ .y = d,
                                  .x = dz,
@@ -136,16 +138,16 @@ static void through_adapter(q3_ctx *ctx, const q3_node *n, void *dx, const void 
                                  .N = s.r,
                                  .K = s.C,
                                  .alpha = 1,
-                                 .beta = drop ? 0 : 1,
+                                 .beta = apart ? 0 : beta,
                                  .dtype = ctx->dtype }));
-    if (!drop)
+    if (n->attr.dropout == 0)
         return;
-    const q3_dropout_args a = q3_dropout_args_of(ctx, n, dx, d, s.T * s.C, 1);
+    const q3_dropout_args a = q3_dropout_args_of(ctx, n, dx, d, s.T * s.C, beta);
     Q3_CALL(ctx, q3_dropout_forward, &a);
 }
 
-/* The frozen part, as in linear. */
-static void through_base(q3_ctx *ctx, q3_node *n, void *dx, float beta)
+/* The frozen part, as in linear; dx holds the adapter's part. */
+static void through_base(q3_ctx *ctx, q3_node *n, void *dx)
 {
     const sizes s = sizes_of(n);
     const void *dy = n->out->grad;
@@ -173,19 +175,17 @@ static void through_base(q3_ctx *ctx, q3_node *n, void *dx, float beta)
                                      .N = s.N,
                                      .K = s.C,
                                      .alpha = 1,
-                                     .beta = beta,
+                                     .beta = 1,
                                      .dtype = ctx->dtype }));
 }
 
-/* dz = scale dy B;   dB += dy' z,  dA += dz' drop(x),  dx += dy W + mask / (1 - p) (dz A) */
-static void through_layer(q3_ctx *ctx, q3_node *n)
+/* dz = scale dy B;   dB += dy' z,  dA += dz' drop(x),  dx += mask / (1 - p) (dz A) */
+static void through_matrices(q3_ctx *ctx, q3_node *n, void *dx, float beta_x)
 {
     const sizes s = sizes_of(n);
     const void *dy = n->out->grad;
-    float beta_x, beta_a, beta_b;
-    void *dx = q3_grad(ctx, n->in[X], &beta_x);
+    float beta_a, beta_b;
     float *da = q3_grad(ctx, n->in[A], &beta_a), *db = q3_grad(ctx, n->in[B], &beta_b);
-    through_base(ctx, n, dx, beta_x);
     if (db)
         Q3_CALL(ctx, q3_gemm_tn,
                 (&(q3_gemm_tn_args){ .y = db,
@@ -199,7 +199,7 @@ static void through_layer(q3_ctx *ctx, q3_node *n)
                                      .dtype = ctx->dtype }));
     if (!da && !dx)
         return;
-    size_t mark = q3_arena_mark(ctx->data); // every gradient buffer was asked for: what follows is scratch
+    size_t mark = q3_arena_mark(ctx->data);
     void *dz = q3_scratch(ctx, q3_dtype_bytes(ctx->dtype, s.T * s.r));
     Q3_CALL(ctx, q3_gemm_nn,
             (&(q3_gemm_nn_args){ .y = dz,
@@ -225,13 +225,16 @@ static void through_layer(q3_ctx *ctx, q3_node *n)
                                      .dtype = ctx->dtype }));
     q3_arena_rewind(ctx->data, above);
     if (dx)
-        through_adapter(ctx, n, dx, dz);
+        through_adapter(ctx, n, dx, beta_x, dz);
     q3_arena_rewind(ctx->data, mark);
 }
 
 static void backward(q3_ctx *ctx, q3_node *n)
 {
-    through_layer(ctx, n);
+    float beta = 0;
+    void *dx = q3_grad(ctx, n->in[X], &beta);
+    through_matrices(ctx, n, dx, beta);
+    through_base(ctx, n, dx);
     q3_grad_pass(ctx, n->in[RESIDUAL], n->out);
 }
 

@@ -697,12 +697,13 @@ static void the_feed_that_is_not_finite_is_named(void **state)
 {
     (void)state;
     bed *t = &beds[0];
-    static const q3_want wants[] = { Q3_WANT_LAST, Q3_WANT_ALL, Q3_WANT_LIKELIEST, Q3_WANT_HIDDEN };
+    static const q3_want wants[] = { Q3_WANT_LAST, Q3_WANT_ALL, Q3_WANT_LIKELIEST, Q3_WANT_HIDDEN,
+                                     Q3_WANT_CANDIDATES };
     const q3_adapter_part *part = &adapters.list[2].parts[t->model.layers[0].q.stream];
     float kept, bad = NAN;
     q3_device_read(t->cuda, &kept, part->b->data, sizeof kept);
     q3_device_write(t->cuda, part->b->data, &bad, sizeof bad);
-    for (int k = 0; k < 4; k++) {
+    for (int k = 0; k < 5; k++) {
         q3_engine *e = engine(t);
         q3_prompt p[ROWS];
         q3_sequence *s[ROWS];
@@ -713,7 +714,8 @@ static void the_feed_that_is_not_finite_is_named(void **state)
             p[i].adapter = i == 1 ? 2 : i - 1;
             s[i] = begin(e, &p[i]);
             assert_true(q3_sequence_reserve(s[i], p[i].n));
-            feeds[i] = (q3_feed){ .sequence = s[i], .n = p[i].n, .want = wants[k] };
+            feeds[i] =
+                (q3_feed){ .sequence = s[i], .n = p[i].n, .want = wants[k], .temperature = 1, .top_k = 3 };
         }
         assert_int_equal(q3_engine_pass(e, feeds, ROWS, &flawed), Q3_ERR_FAIL);
         assert_int_equal(flawed, 1);

@@ -209,6 +209,67 @@ static void drawn_answers_are_the_same_alone_and_together(void **state)
     close_desk(&d);
 }
 
+static void leave_all(void *arg, float *logits, int64_t vocab)
+{
+    (void)arg;
+    (void)logits;
+    (void)vocab;
+}
+
+/* Requests with settings of their own, some by candidates alone; with a filter all see whole rows. */
+static void draw(answer *a, t_bed *t, bool whole)
+{
+    desk d = open_with(t, PLENTY, 0, 0);
+    for (int i = 0; i < MANY; i++) {
+        const q3_prompt p = t_text_prompt(t, i, 5 + 3 * i);
+        q3_request r = request_of(&p, &a[i], T_ANSWER);
+        r.sampling = drawing;
+        r.sampling.repetition_penalty = i == 6 ? 1.1f : 1;
+        r.sampling.temperature = 0.5f + 0.2f * (float)i;
+        r.sampling.top_k = i == 7 ? 0 : 1 + (Q3_WANT_TOP_K - 1) * i / 5;
+        r.sampling.do_sample = i != 3;
+        r.number = (uint32_t)i;
+        r.filter = whole ? leave_all : NULL;
+        submit(&d, &r);
+    }
+    run(&d);
+    if (t->cuda)
+        assert_true(q3_replays_launched(d.engine->replays) > 0);
+    close_desk(&d);
+}
+
+static void draws_from_candidates_are_those_from_whole_rows(void **state)
+{
+    (void)state;
+    answer few[MANY], all[MANY];
+    for (int m = 0; m < T_MODELS; m++) {
+        draw(few, &t_beds[m], false);
+        draw(all, &t_beds[m], true);
+        for (int i = 0; i < MANY; i++) {
+            assert_int_equal(few[i].n, T_ANSWER);
+            assert_same(&few[i], &all[i]);
+        }
+    }
+}
+
+static void rows_in_which_too_many_tie_are_drawn_from_whole(void **state)
+{
+    (void)state;
+    t_bed *t = &t_beds[1]; // its head is not tied
+    const size_t bytes = q3_nbytes(t->model.head);
+    assert_true(t->model.head != t->model.embed && t->model.config.text.vocab_size > Q3_WANT_MOST);
+    void *kept = t->model.head->data;
+    answer few[MANY], all[MANY];
+    t->model.head->data = q3_arena_alloc(&t->values, bytes);
+    assert_non_null(t->model.head->data);
+    q3_device_fill(t->cuda, t->model.head->data, 0, bytes);
+    draw(few, t, false);
+    draw(all, t, true);
+    t->model.head->data = kept;
+    for (int i = 0; i < MANY; i++)
+        assert_same(&few[i], &all[i]);
+}
+
 static void a_cache_too_small_for_all_changes_no_answer(void **state)
 {
     (void)state;
@@ -893,6 +954,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_that_come_one_after_the_other_get_their_own_answers),
         cmocka_unit_test(drawn_answers_are_the_same_alone_and_together),
+        cmocka_unit_test(draws_from_candidates_are_those_from_whole_rows),
+        cmocka_unit_test(rows_in_which_too_many_tie_are_drawn_from_whole),
         cmocka_unit_test(a_cache_too_small_for_all_changes_no_answer),
         cmocka_unit_test(a_large_request_is_not_passed_by_small_ones),
         cmocka_unit_test(the_end_of_one_request_may_be_the_beginning_of_the_next),

@@ -120,26 +120,41 @@ static void flaws_are_seen_wherever_they_are(void **state)
 }
 
 typedef struct candidates {
-    int32_t count, *id;
+    int32_t count, flawed, *id;
     float *value;
 } candidates;
 
 static candidates candidates_of(q3_cuda *cuda, const void *logits, int64_t V, q3_dtype dtype,
                                 const q3_sampling *s, int most)
 {
-    candidates c = { 0, malloc((size_t)most * 4), malloc((size_t)most * 4) };
+    candidates c = { .id = malloc((size_t)most * 4), .value = malloc((size_t)most * 4) };
     t_array from = t_upload(cuda, logits, q3_dtype_bytes(dtype, V), 0), count = t_upload(cuda, NULL, 4, 0),
-            id = t_upload(cuda, NULL, (size_t)most * 4, 0), value = t_upload(cuda, NULL, (size_t)most * 4, 0);
-    q3_candidates_cuda(&(q3_candidates_args){ value.at, id.at, count.at, from.at, 1, V, s->temperature,
-                                              s->top_k, most, dtype },
+            id = t_upload(cuda, NULL, (size_t)most * 4, 0), value = t_upload(cuda, NULL, (size_t)most * 4, 0),
+            flawed = t_upload(cuda, &c.flawed, 4, 0), temperature = t_upload(cuda, &s->temperature, 4, 0),
+            top_k = t_upload(cuda, &s->top_k, 4, 0);
+    q3_candidates_cuda(&(q3_candidates_args){ .value = value.at,
+                                              .id = id.at,
+                                              .count = count.at,
+                                              .flawed = flawed.at,
+                                              .logits = from.at,
+                                              .temperature = temperature.at,
+                                              .top_k = top_k.at,
+                                              .R = 1,
+                                              .V = V,
+                                              .most = most,
+                                              .dtype = dtype },
                        cuda);
     t_download(&c.count, &count);
+    t_download(&c.flawed, &flawed);
     t_download(c.id, &id);
     t_download(c.value, &value);
     t_drop(&from);
     t_drop(&count);
     t_drop(&id);
     t_drop(&value);
+    t_drop(&flawed);
+    t_drop(&temperature);
+    t_drop(&top_k);
     return c;
 }
 
@@ -224,14 +239,90 @@ static void candidates_are_few_and_never_overflow(void **state)
     q3_cuda_close(cuda);
 }
 
-static void a_top_k_out_of_range_is_refused(void **state)
+static void a_top_k_beyond_a_block_leaves_everything(void **state)
 {
     (void)state;
-    char why[Q3_CUDA_SENTENCE] = "";
+    const int64_t V = 5003;
     q3_cuda *cuda = t_device();
-    q3_candidates_cuda(&(q3_candidates_args){ .R = 1, .V = 1, .temperature = 1, .top_k = 1025 }, cuda);
-    assert_true(q3_cuda_take_failure(cuda, why));
-    assert_string_equal(why, "candidates are for a top-k of 1 to 1024, not 1025");
+    float *x = malloc((size_t)V * 4);
+    t_fill(x, V, 2.0f, 9);
+    candidates c = candidates_of(cuda, x, V, Q3_F32,
+                                 &(q3_sampling){ .temperature = 1, .top_k = Q3_CANDIDATES_TOP_K + 1 }, 64);
+    assert_int_equal(c.count, V);
+    free(c.id);
+    free(c.value);
+    free(x);
+    q3_cuda_close(cuda);
+}
+
+static void candidates_tell_of_flaws(void **state)
+{
+    (void)state;
+    static const float flaws[] = { NAN, INFINITY, -INFINITY };
+    const int64_t V = 5003;
+    const q3_sampling s = { .temperature = 0.5f, .top_k = 3 };
+    q3_cuda *cuda = t_device();
+    float *x = malloc((size_t)V * 4);
+    t_fill(x, V, 2.0f, 9);
+    for (int64_t at = -1; at < V; at += 557) {
+        const float kept = at < 0 ? 0 : x[at];
+        if (at >= 0)
+            x[at] = flaws[at % 3];
+        candidates c = candidates_of(cuda, x, V, Q3_F32, &s, 64);
+        assert_int_equal(c.flawed, at >= 0);
+        if (at >= 0)
+            x[at] = kept;
+        free(c.id);
+        free(c.value);
+    }
+    free(x);
+    q3_cuda_close(cuda);
+}
+
+static void rows_have_settings_of_their_own(void **state)
+{
+    (void)state;
+    enum { R = 3, V = 2003, MOST = 64 };
+    static const float temperatures[R] = { 0.7f, 1.0f, 1.9f };
+    static const int32_t ks[R] = { 5, 1, 20 };
+    q3_cuda *cuda = t_device();
+    float *x = malloc(sizeof *x * R * V), value[R * MOST];
+    int32_t count[R], id[R * MOST];
+    t_fill(x, R * V, 2.0f, 3);
+    t_array from = t_upload(cuda, x, sizeof *x * R * V, 0), counts = t_upload(cuda, NULL, sizeof count, 0),
+            ids = t_upload(cuda, NULL, sizeof id, 0), values = t_upload(cuda, NULL, sizeof value, 0),
+            temperature = t_upload(cuda, temperatures, sizeof temperatures, 0),
+            top_k = t_upload(cuda, ks, sizeof ks, 0);
+    q3_candidates_cuda(&(q3_candidates_args){ .value = values.at,
+                                              .id = ids.at,
+                                              .count = counts.at,
+                                              .logits = from.at,
+                                              .temperature = temperature.at,
+                                              .top_k = top_k.at,
+                                              .R = R,
+                                              .V = V,
+                                              .most = MOST,
+                                              .dtype = Q3_F32 },
+                       cuda);
+    t_download(count, &counts);
+    t_download(id, &ids);
+    t_download(value, &values);
+    for (int r = 0; r < R; r++) {
+        candidates c = candidates_of(cuda, x + r * V, V, Q3_F32,
+                                     &(q3_sampling){ .temperature = temperatures[r], .top_k = ks[r] }, MOST);
+        assert_int_equal(count[r], c.count);
+        assert_memory_equal(id + r * MOST, c.id, (size_t)c.count * sizeof *id);
+        assert_memory_equal(value + r * MOST, c.value, (size_t)c.count * sizeof *value);
+        free(c.id);
+        free(c.value);
+    }
+    t_drop(&from);
+    t_drop(&counts);
+    t_drop(&ids);
+    t_drop(&values);
+    t_drop(&temperature);
+    t_drop(&top_k);
+    free(x);
     q3_cuda_close(cuda);
 }
 
@@ -243,7 +334,9 @@ int main(void)
         cmocka_unit_test(flaws_are_seen_wherever_they_are),
         cmocka_unit_test(draws_from_candidates_are_those_of_the_row),
         cmocka_unit_test(candidates_are_few_and_never_overflow),
-        cmocka_unit_test(a_top_k_out_of_range_is_refused),
+        cmocka_unit_test(a_top_k_beyond_a_block_leaves_everything),
+        cmocka_unit_test(candidates_tell_of_flaws),
+        cmocka_unit_test(rows_have_settings_of_their_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
