@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "cli/options.h"
-#include "core/file.h"
 #include "core/log.h"
+#include "data/dataset.h"
 #include "data/hub.h"
 
 static const q3_option options[] = {
@@ -33,8 +33,10 @@ static int warn_missing(const q3_config *cfg, int id, const char *path)
 {
     char where[4200];
     q3_config_where(where, sizeof where, cfg, id);
-    if (!path || q3_file_exists(path) || q3_dir_exists(path))
+    if (!path || q3_dataset_check(path) == Q3_OK)
         return 0;
+    char missing[4400];
+    snprintf(missing, sizeof missing, "%s", q3_error());
     q3_hub_repo repo;
     bool model = id == Q3_KEY_model_path || id == Q3_KEY_lora_init_adapter;
     if (model && q3_hub_parse(&repo, path, Q3_HUB_MODEL)) {
@@ -42,7 +44,7 @@ static int warn_missing(const q3_config *cfg, int id, const char *path)
                 q3_config_table[id].name, path);
         return 0;
     }
-    q3_warn("%s\"%s\": %s is not there", where, q3_config_table[id].name, path);
+    q3_warn("%s\"%s\": %s", where, q3_config_table[id].name, missing);
     return 1;
 }
 
