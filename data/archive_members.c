@@ -120,13 +120,19 @@ static q3_status put(pass *p, const void *block, size_t n)
 
 /* ---- one member ---- */
 
-static q3_status damaged(const pass *p, const char *member)
+/* `fact` about the archive, with libarchive's reason. */
+static q3_status unreadable(const pass *p, const char *member, const char *fact)
 {
     const char *why = archive_error_string(p->a);
     if (archive_errno(p->a) == ENOMEM)
         return q3_fail(Q3_ERR_MEMORY, "%s: no memory to unpack it", p->path);
-    return q3_fail(Q3_ERR_DATA, "%s%s%s: the archive is damaged or cut short (%s)", p->path,
-                   member ? "/" : "", member ? member : "", why ? why : "no reason given");
+    return q3_fail(Q3_ERR_DATA, "%s%s%s: %s (%s)", p->path, member ? "/" : "", member ? member : "", fact,
+                   why ? why : "no reason given");
+}
+
+static q3_status damaged(const pass *p, const char *member)
+{
+    return unreadable(p, member, "the archive is damaged or cut short");
 }
 
 static size_t limit_of(const char *name)
@@ -282,11 +288,6 @@ static q3_status read_entries(pass *p)
 {
     struct archive_entry *e;
     int code = archive_read_next_header(p->a, &e);
-    if (code == ARCHIVE_FATAL && archive_format(p->a) == 0)
-        return archive_errno(p->a) == ENOMEM
-                   ? damaged(p, NULL)
-                   : q3_fail(Q3_ERR_DATA, "%s: neither a tar nor a zip archive (%s)", p->path,
-                             archive_error_string(p->a));
     for (; code == ARCHIVE_OK || code == ARCHIVE_WARN; code = archive_read_next_header(p->a, &e))
         Q3_TRY(add_entry(p, e)); // a warning is about what is not used: owners, times, attributes
     return code == ARCHIVE_EOF ? check_end(p) : damaged(p, NULL);
@@ -344,8 +345,10 @@ static q3_status read_all(pass *p)
         return q3_fail(Q3_ERR_MEMORY, "%s: no memory to read the archive", p->path);
     if (p->size == 0)
         return q3_fail(Q3_ERR_DATA, "%s: the file is empty (0 bytes)", p->path);
-    if (!set_up(p->a) || archive_read_open_memory(p->a, p->bytes, p->size) != ARCHIVE_OK)
-        return damaged(p, NULL);
+    if (!set_up(p->a))
+        return unreadable(p, NULL, "the libarchive here lacks a format that is read");
+    if (archive_read_open_memory(p->a, p->bytes, p->size) != ARCHIVE_OK)
+        return unreadable(p, NULL, "cannot be read as a tar or zip archive");
     Q3_TRY(read_entries(p));
     Q3_TRY(sort(p));
     return map_unpacked(p);
