@@ -180,6 +180,9 @@ static q3_status open_file(q3_jsonl **out, const shard *s, const q3_member *m, c
 static q3_status open_files(shard *s, const q3_member *const *list, int64_t n, const q3_data_keys *keys)
 {
     Q3_TRY(check_splits(s, list, n));
+    if (n > 1)
+        q3_info("data        %s: takes all of its %lld JSONL members, %s first", s->path, (long long)n,
+                list[0]->name);
     s->files = q3_calloc((size_t)n, sizeof *s->files);
     if (!s->files)
         return Q3_ERR_MEMORY;
