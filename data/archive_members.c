@@ -17,7 +17,6 @@
 
 #define MEMBER_LIMIT ((size_t)512 << 20) // as of a picture's file, data/image.c
 #define JSONL_LIMIT ((size_t)16 << 30)   // its lines have a limit of their own
-#define TAR_BLOCK 512                    // bytes; POSIX.1-2017, pax, "ustar Interchange Format"
 
 /* The one way through an archive. */
 typedef struct pass {
@@ -271,26 +270,29 @@ static q3_status add_entry(pass *p, struct archive_entry *e)
     return link ? Q3_OK : read_member(p, m, e);
 }
 
-/* A plain tar that is cut between two members lacks only the empty blocks at its end. */
-static q3_status check_end(const pass *p)
+/* A tar that is cut between two members lacks only the empty blocks at its end; `last` is where its last member ends. */
+static q3_status check_end(const pass *p, la_int64_t last)
 {
-    bool plain = archive_filter_code(p->a, 0) == ARCHIVE_FILTER_NONE;
-    if (!plain || (archive_format(p->a) & ARCHIVE_FORMAT_BASE_MASK) != ARCHIVE_FORMAT_TAR)
+    bool tar = (archive_format(p->a) & ARCHIVE_FORMAT_BASE_MASK) == ARCHIVE_FORMAT_TAR;
+    if (!tar || archive_filter_bytes(p->a, 0) > last)
         return Q3_OK;
-    for (size_t i = 1; i <= TAR_BLOCK; i++)
-        if (p->bytes[p->size - i])
-            return q3_fail(Q3_ERR_DATA, "%s: the archive lacks its end after %lld members; is it whole?",
-                           p->path, (long long)p->out->n);
-    return Q3_OK;
+    return q3_fail(Q3_ERR_DATA, "%s: the archive lacks its end after %lld members; is it whole?", p->path,
+                   (long long)p->out->n);
 }
 
 static q3_status read_entries(pass *p)
 {
     struct archive_entry *e;
-    int code = archive_read_next_header(p->a, &e);
-    for (; code == ARCHIVE_OK || code == ARCHIVE_WARN; code = archive_read_next_header(p->a, &e))
-        Q3_TRY(add_entry(p, e)); // a warning is about what is not used: owners, times, attributes
-    return code == ARCHIVE_EOF ? check_end(p) : damaged(p, NULL);
+    la_int64_t last = 0;
+    int code;
+    // a warning is about what is not used: owners, times, attributes
+    while ((code = archive_read_next_header(p->a, &e)) == ARCHIVE_OK || code == ARCHIVE_WARN) {
+        Q3_TRY(add_entry(p, e));
+        if (archive_read_data_skip(p->a) != ARCHIVE_OK)
+            return damaged(p, archive_entry_pathname(e));
+        last = archive_filter_bytes(p->a, 0);
+    }
+    return code == ARCHIVE_EOF ? check_end(p, last) : damaged(p, NULL);
 }
 
 static int by_name(const void *a, const void *b)

@@ -546,10 +546,24 @@ static void a_tar_cut_between_two_members_is_refused(void **state)
     char *bytes;
     size_t n;
     q3_members m;
-    must(q3_file_read(&bytes, &n, PACK("ends.tar", TEXT("a.jsonl", LINE("x.png")), TEXT("x.png", "1")),
+    must(q3_file_read(&bytes, &n,
+                      PACK("ends.tar", TEXT("a.jsonl", LINE("x.png")), TEXT(".b", "1"), TEXT("x.png", "1")),
                       1 << 20));
-    assert_int_equal(q3_members_open_memory(&m, bytes, 1024, "ends.tar"), Q3_ERR_DATA); // header and line
-    assert_error("ends.tar: the archive lacks its end after 1 members");
+    for (size_t cut = 1024; cut <= 3072; cut += 1024) { // a header and a block each
+        assert_int_equal(q3_members_open_memory(&m, bytes, cut, "ends.tar"), Q3_ERR_DATA);
+        assert_error("ends.tar: the archive lacks its end after ");
+    }
+    must(q3_members_open_memory(&m, bytes, 3072 + 512, "ends.tar"));
+    q3_members_close(&m);
+    const char *gz = below("ends.tar.gz"); // compressed as it is, with its end cut off
+    struct archive *a = begin(gz, ARCHIVE_FORMAT_RAW, ARCHIVE_FILTER_GZIP);
+    struct archive_entry *e = archive_entry_new();
+    archive_entry_set_mode(e, AE_IFREG | 0644);
+    assert_int_equal(archive_write_header(a, e), ARCHIVE_OK);
+    assert_int_equal(archive_write_data(a, bytes, 3072), 3072);
+    archive_entry_free(e);
+    end(a);
+    assert_refused(gz, NULL, "ends.tar.gz: the archive lacks its end after 2 members");
     bytes[1024 + 1] ^= 1;
     assert_int_equal(q3_members_open_memory(&m, bytes, n, "ends.tar"), Q3_ERR_DATA);
     assert_error("ends.tar: the archive is damaged or cut short");
