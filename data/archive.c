@@ -167,8 +167,8 @@ static q3_status open_file(q3_jsonl **out, const shard *s, const q3_member *m, c
     if (strcmp(q3_path_base(m->name), "metadata.jsonl") == 0)
         own.image_key = "file_name";
     if (!m->bytes)
-        return q3_fail(Q3_ERR_DATA, "%s/%s: is a link; pack the file itself (tar: --dereference)", s->path,
-                       m->name);
+        return q3_fail(Q3_ERR_DATA, "%s/%s: is a link; pack the file itself (tar: -h --hard-dereference)",
+                       s->path, m->name);
     char *name = q3_path_join(s->path, m->name);
     if (!name)
         return Q3_ERR_MEMORY;
@@ -294,7 +294,7 @@ static q3_status gather(group *out, const shard *s, const q3_member *first, cons
             return q3_fail(Q3_ERR_DATA, "%s/%s: %s stands for the same; a sample has one of them", s->path,
                            m->name, (*slot)->name);
         if (!m->bytes)
-            return q3_fail(Q3_ERR_DATA, "%s/%s: is a link; pack the file itself (tar: --dereference)",
+            return q3_fail(Q3_ERR_DATA, "%s/%s: is a link; pack the file itself (tar: -h --hard-dereference)",
                            s->path, m->name);
         *slot = m;
     }
@@ -392,7 +392,7 @@ static q3_status find_picture(q3_sample *out, const shard *s)
     if (!m)
         return q3_fail(Q3_ERR_DATA, "%s: %s: no such member in the archive", out->where, out->image_path);
     if (!m->bytes)
-        return q3_fail(Q3_ERR_DATA, "%s: %s: is a link; pack the file itself (tar: --dereference)",
+        return q3_fail(Q3_ERR_DATA, "%s: %s: is a link; pack the file itself (tar: -h --hard-dereference)",
                        out->where, out->image_path);
     lend_picture(out, m);
     return Q3_OK;

@@ -167,6 +167,12 @@ static bool lies_in_place(const pass *p, const void *block, size_t n, struct arc
            archive_entry_size_is_set(e) && archive_entry_size(e) == (la_int64_t)n;
 }
 
+static q3_status has_holes(const pass *p, const q3_member *m)
+{
+    return q3_fail(Q3_ERR_DATA, "%s/%s: is stored with holes; pack it without (tar: no --sparse)", p->path,
+                   m->name);
+}
+
 static q3_status read_blocks(pass *p, q3_member *m, struct archive_entry *e)
 {
     const void *block;
@@ -177,8 +183,7 @@ static q3_status read_blocks(pass *p, q3_member *m, struct archive_entry *e)
         if (n == 0)
             continue;
         if (m->bytes || at != (la_int64_t)m->size)
-            return q3_fail(Q3_ERR_DATA, "%s/%s: is stored with holes; pack it without (tar: no --sparse)",
-                           p->path, m->name);
+            return has_holes(p, m);
         if (m->size == 0 && lies_in_place(p, block, n, e)) {
             m->bytes = block;
             m->size = n;
@@ -190,7 +195,10 @@ static q3_status read_blocks(pass *p, q3_member *m, struct archive_entry *e)
             Q3_TRY(check_space(p, m->name, (uint64_t)archive_entry_size(e)));
         Q3_TRY(unpack_block(p, m, block, n));
     }
-    return code == ARCHIVE_EOF ? Q3_OK : damaged(p, m->name);
+    if (code != ARCHIVE_EOF)
+        return damaged(p, m->name);
+    bool whole = !archive_entry_size_is_set(e) || archive_entry_size(e) == (la_int64_t)m->size;
+    return whole ? Q3_OK : has_holes(p, m); // one at its end
 }
 
 static q3_status read_member(pass *p, q3_member *m, struct archive_entry *e)

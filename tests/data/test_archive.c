@@ -498,6 +498,25 @@ static void members_beyond_the_limit_are_refused_by_their_header(void **state)
     assert_refused(below("large.tar"), NULL, "large.tar/x.png: the member has 512 MiB, and at most 512 MiB");
 }
 
+static void members_with_holes_are_refused(void **state)
+{
+    (void)state;
+    for (int at = 0; at < 2; at++) { // 512 bytes of data, before or behind the hole
+        struct archive *a = begin(below("holes.tar"), ARCHIVE_FORMAT_TAR_PAX_RESTRICTED, ARCHIVE_FILTER_NONE);
+        struct archive_entry *e = archive_entry_new();
+        static const char bytes[8192];
+        archive_entry_set_pathname(e, "x.png");
+        archive_entry_set_mode(e, AE_IFREG | 0644);
+        archive_entry_set_size(e, sizeof bytes);
+        archive_entry_sparse_add_entry(e, at ? (la_int64_t)sizeof bytes - 512 : 0, 512);
+        assert_int_equal(archive_write_header(a, e), ARCHIVE_OK);
+        assert_int_equal(archive_write_data(a, bytes, sizeof bytes), sizeof bytes);
+        archive_entry_free(e);
+        end(a);
+        assert_refused(below("holes.tar"), NULL, "holes.tar/x.png: is stored with holes");
+    }
+}
+
 static void encrypted_members_are_refused(void **state)
 {
     (void)state;
@@ -703,6 +722,7 @@ int main(void)
         cmocka_unit_test(pictures_are_never_looked_for_on_disk),
         cmocka_unit_test(what_cannot_be_used_is_named),
         cmocka_unit_test(members_beyond_the_limit_are_refused_by_their_header),
+        cmocka_unit_test(members_with_holes_are_refused),
         cmocka_unit_test(encrypted_members_are_refused),
         cmocka_unit_test(cut_archives_are_refused),
         cmocka_unit_test(a_tar_cut_between_two_members_is_refused),
