@@ -1,7 +1,9 @@
 #include "cli/config_files.h"
 
-#include "core/file.h"
+#include <stdio.h>
+
 #include "core/log.h"
+#include "data/dataset.h"
 #include "data/hub.h"
 
 /* 1 when the file is not there, and it is told. */
@@ -9,8 +11,10 @@ static int warn_missing(const q3_config *cfg, int id, const char *path)
 {
     char where[4200];
     q3_config_where(where, sizeof where, cfg, id);
-    if (!path || q3_file_exists(path) || q3_dir_exists(path))
+    if (!path || q3_dataset_check(path) == Q3_OK)
         return 0;
+    char missing[4400];
+    snprintf(missing, sizeof missing, "%s", q3_error());
     q3_hub_repo repo;
     bool model = id == Q3_KEY_model_path || id == Q3_KEY_lora_init_adapter;
     if (model && q3_hub_parse(&repo, path, Q3_HUB_MODEL)) {
@@ -18,7 +22,7 @@ static int warn_missing(const q3_config *cfg, int id, const char *path)
                 q3_config_table[id].name, path);
         return 0;
     }
-    q3_warn("%s\"%s\": %s is not there", where, q3_config_table[id].name, path);
+    q3_warn("%s\"%s\": %s", where, q3_config_table[id].name, missing);
     return 1;
 }
 

@@ -1,6 +1,7 @@
 #include "data/dataset.h"
 
 #include "core/file.h"
+#include "data/archive.h"
 #include "data/imagefolder.h"
 #include "data/jsonl.h"
 
@@ -9,7 +10,7 @@ struct q3_dataset {
     void *self; // of the source
 };
 
-static const q3_source *const SOURCES[] = { &q3_source_imagefolder, &q3_source_jsonl };
+static const q3_source *const SOURCES[] = { &q3_source_imagefolder, &q3_source_archive, &q3_source_jsonl };
 
 static q3_status find_source(const q3_source **out, const char *path)
 {
@@ -20,10 +21,19 @@ static q3_status find_source(const q3_source **out, const char *path)
         }
     if (!q3_file_exists(path))
         return q3_fail(Q3_ERR_DATA, "%s: no such data set", path);
-    return q3_fail(Q3_ERR_DATA,
-                   "%s: not a kind of data set that can be read; give a .jsonl file or a folder with "
-                   "metadata.jsonl",
-                   path);
+    return q3_fail(
+        Q3_ERR_DATA,
+        "%s: not a kind of data set that can be read; give a .jsonl file, an archive (.tar, .tar.gz, "
+        ".zip ...) or a folder with metadata.jsonl",
+        path);
+}
+
+q3_status q3_dataset_check(const char *path)
+{
+    if (q3_file_exists(path) || q3_dir_exists(path))
+        return Q3_OK;
+    return q3_source_archive.accepts(path) ? q3_archive_check(path)
+                                           : q3_fail(Q3_ERR_DATA, "%s: is not there", path);
 }
 
 q3_status q3_dataset_open(q3_dataset **out, const char *path, const q3_data_keys *keys)

@@ -1,8 +1,9 @@
 /* data/dataset.h - one data set, wherever it lies: samples by number.
  *
- * A path that ends in .jsonl is a JSONL file (data/jsonl.h), a directory is an image folder
- * (data/imagefolder.h); other kinds join the table in dataset.c. A sample is read and checked each time it is
- * asked for, and nothing is kept, so any number of threads may read. Errors: Q3_ERR_DATA, Q3_ERR_MEMORY; the
+ * A path that ends in .jsonl is a JSONL file (data/jsonl.h), one in .tar, .tar.gz, .zip ... an archive or
+ * several (data/archive.h), a directory is an image folder (data/imagefolder.h); other kinds join the table
+ * in dataset.c. A sample is read and checked each time it is asked for, and nothing is kept, so any number of
+ * threads may read. Errors: Q3_ERR_DATA, Q3_ERR_MEMORY, Q3_ERR_IO (no room for a temporary file); the
  * sentence names the file and, if possible, the line.
  */
 #ifndef Q3_DATA_DATASET_H
@@ -12,6 +13,9 @@
 
 typedef struct q3_dataset q3_dataset;
 
+/* Whether what the path names is there, every archive of a pattern; the sentence names what is not. */
+q3_status q3_dataset_check(const char *path);
+
 /* `keys` may be NULL (the defaults of data/sample.h); it is copied, its strings are borrowed until the close.
  * A data set without samples is refused. */
 q3_status q3_dataset_open(q3_dataset **out, const char *path, const q3_data_keys *keys);
@@ -20,7 +24,7 @@ void q3_dataset_close(q3_dataset *ds);
 /* Samples, at least 1. */
 int64_t q3_dataset_size(const q3_dataset *ds);
 
-/* Sample 0 <= index < size; the caller frees it (q3_sample_free). */
+/* Sample 0 <= index < size; the caller frees it (q3_sample_free), before the data set is closed. */
 q3_status q3_dataset_get(q3_sample *out, const q3_dataset *ds, int64_t index);
 
 #endif

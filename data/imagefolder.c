@@ -37,6 +37,14 @@ static const char *const *names_of(const char *split)
     return NULL;
 }
 
+const char *q3_imagefolder_split(const char *name, size_t n)
+{
+    char split[16];
+    snprintf(split, sizeof split, "%.*s", (int)(n < sizeof split ? n : 0), name);
+    const char *const *names = names_of(split);
+    return names ? names[0] : NULL;
+}
+
 static q3_status none_found(const char *dir, const char *split)
 {
     char *csv = NULL;

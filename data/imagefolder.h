@@ -14,6 +14,9 @@
  * Errors: Q3_ERR_DATA (there is none), Q3_ERR_MEMORY. */
 q3_status q3_imagefolder_find(char **out, const char *dir, const char *split);
 
+/* "train", "validation" or "test" when `name` (n bytes) is one of the names of that split; NULL otherwise. */
+const char *q3_imagefolder_split(const char *name, size_t n);
+
 extern const q3_source q3_source_imagefolder; /* any directory */
 
 #endif

@@ -19,7 +19,8 @@ void q3_sample_free(q3_sample *s)
                       s->label, s->system, s->source, s->image_path };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         q3_free(texts[i]);
-    q3_free(s->image_bytes);
+    if (!s->image_lent)
+        q3_free(s->image_bytes);
     *s = (q3_sample){ 0 };
 }
 
@@ -36,7 +37,10 @@ static q3_status missing(const reader *r, const char *key)
 static q3_status wrong(const reader *r, const char *key, const char *what)
 {
     int line, column;
-    if (q3_json_locate(r->doc, key, &line, &column))
+    bool found = q3_json_locate(r->doc, key, &line, &column);
+    if (found && strcmp(r->where, r->doc->name) == 0) // a file of its own, not a line of one
+        return q3_fail(Q3_ERR_DATA, "%s:%d:%d: \"%s\" %s", r->where, line, column, key, what);
+    if (found)
         return q3_fail(Q3_ERR_DATA, "%s:%d: \"%s\" %s", r->where, column, key, what);
     return q3_fail(Q3_ERR_DATA, "%s: \"%s\" %s", r->where, key, what);
 }
@@ -249,18 +253,25 @@ static q3_status with_place(q3_status st, const q3_sample *s)
     return st == Q3_OK || !s->where ? st : q3_wrap(st, "%s", s->where);
 }
 
+/* Of a picture that is here as bytes. */
+static const char *image_name(const q3_sample *s)
+{
+    return or_else(s->image_path, "image");
+}
+
 q3_status q3_sample_image(q3_image *out, const q3_sample *s, const q3_image_options *opt)
 {
     *out = (q3_image){ 0 };
     if (s->image_bytes)
-        return with_place(q3_image_decode(out, s->image_bytes, s->image_size, opt, "image"), s);
+        return with_place(q3_image_decode(out, s->image_bytes, s->image_size, opt, image_name(s)), s);
     return s->image_path ? with_place(q3_image_open(out, s->image_path, opt), s) : without_image(s);
 }
 
 q3_status q3_sample_image_size(int *width, int *height, const q3_sample *s, const q3_image_options *opt)
 {
     if (s->image_bytes)
-        return with_place(q3_image_measure(width, height, s->image_bytes, s->image_size, opt, "image"), s);
+        return with_place(q3_image_measure(width, height, s->image_bytes, s->image_size, opt, image_name(s)),
+                          s);
     if (!s->image_path)
         return without_image(s);
     q3_map map; // touches the pages of the header only

@@ -6,7 +6,7 @@
  * {"path": ..., "bytes": base64}. An id may be a string or an integer of any length; a label a string, an
  * integer or a bool. null is the same as absent.
  *
- * Everything in a sample is owned by it (heap, q3_sample_free). Sentences begin with sample->where. Errors:
+ * Everything in a sample is owned by it (heap, q3_sample_free), but for the bytes of a lent picture. Sentences begin with sample->where. Errors:
  * Q3_ERR_DATA, Q3_ERR_MEMORY.
  */
 #ifndef Q3_DATA_SAMPLE_H
@@ -39,9 +39,10 @@ typedef struct q3_sample {
     char *label;      /* the known class as text: "sarcastic", "1", "true"; NULL when there is none */
     char *system;     /* a system prompt of its own; NULL when there is none */
     char *source;     /* which collection it is from, for reports; NULL when there is none */
-    char *image_path; /* the file of the picture, or NULL */
+    char *image_path; /* the file of the picture, or NULL; where there are bytes as well, only their name */
     unsigned char *image_bytes; /* the encoded picture itself, or NULL */
     size_t image_size;          /* bytes of it */
+    bool image_lent;            /* the bytes belong to the data set */
 } q3_sample;
 
 /* Makes a sample of the object doc->root; `dir` is where relative paths begin (NULL: the working

@@ -143,10 +143,10 @@ static q3_data_keys keys_of(const q3_config *c)
 /* `setting` is the key with the path. */
 static q3_status open_named(q3_dataset **out, const char *path, const q3_data_keys *keys, const char *setting)
 {
-    if (!q3_file_exists(path) && !q3_dir_exists(path))
-        return q3_fail(Q3_ERR_DATA, "%s: is not there; %s is relative to the working directory", path,
-                       setting);
-    return q3_dataset_open(out, path, keys);
+    q3_status st = q3_dataset_check(path);
+    if (st == Q3_ERR_DATA)
+        return q3_fail(st, "%s; %s is relative to the working directory", q3_error(), setting);
+    return st == Q3_OK ? q3_dataset_open(out, path, keys) : st;
 }
 
 static int64_t at_most(int64_t n, int64_t limit)

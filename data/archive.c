@@ -1,0 +1,529 @@
+#include "data/archive.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "core/file.h"
+#include "core/log.h"
+#include "data/archive_members.h"
+#include "data/imagefolder.h"
+#include "data/jsonl.h"
+
+#define TEXT_LIMIT ((size_t)64 << 20) // of a KEY.json, as of a line in data/jsonl.c
+#define SHARD_LIMIT 100000            // archives of one pattern: more is a slip of the pen
+
+/* One archive; it has `files` or `keyed` members, not both. */
+typedef struct shard {
+    char *path;
+    q3_members members;
+    q3_jsonl **files; // [n_files]
+    int64_t n_files;
+    const q3_member **keyed; // [n] one member of each sample, in the order of the archive
+    int64_t n;               // samples
+} shard;
+
+typedef struct q3_archive {
+    q3_data_keys keys;
+    char *inner; // the JSONL member that the path names; NULL: all
+    shard *shards;
+    int64_t n_shards;
+    int64_t size;
+} q3_archive;
+
+/* ---- the path: archives, and what is wanted of them ---- */
+
+static bool ends_with(const char *text, size_t n, const char *end)
+{
+    size_t k = strlen(end);
+    return n > k && strncasecmp(text + n - k, end, k) == 0;
+}
+
+static bool has_ending(const char *text, size_t n)
+{
+    static const char *const endings[] = { ".tar", ".tar.gz",  ".tgz",  ".tar.bz2", ".tbz2", ".tar.xz",
+                                           ".txz", ".tar.zst", ".tzst", ".tar.lz4", ".zip" };
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+        if (ends_with(text, n, endings[i]))
+            return true;
+    return false;
+}
+
+/* The bytes of `path` that name an archive: all, or those before a member's name. 0: none does. */
+static size_t archive_part(const char *path)
+{
+    char part[4096];
+    size_t n = strcspn(path, "/");
+    for (; n < sizeof part; n += 1 + strcspn(path + n + 1, "/")) {
+        snprintf(part, sizeof part, "%.*s", (int)n, path);
+        if (has_ending(part, n) && !q3_dir_exists(part))
+            return n;
+        if (!path[n])
+            break;
+    }
+    return 0;
+}
+
+/* "{0000..0011}" in the name of an archive. */
+typedef struct range {
+    size_t at, size; // of its text; size 0: there is none, one archive
+    long long first, last;
+    int width; // digits, zeros in front; 0: as many as it takes
+} range;
+
+static q3_status find_range(range *out, const char *path, size_t n)
+{
+    *out = (range){ 0 };
+    for (size_t i = 0; i < n; i++) {
+        char first[10], last[10];
+        int size = 0;
+        if (sscanf(path + i, "{%9[0-9]..%9[0-9]}%n", first, last, &size) != 2 || size == 0)
+            continue;
+        size_t digits = strlen(first) > strlen(last) ? strlen(first) : strlen(last);
+        bool padded = (first[0] == '0' && first[1]) || (last[0] == '0' && last[1]);
+        *out = (range){ i, (size_t)size, atoll(first), atoll(last), padded ? (int)digits : 0 };
+        if (out->last < out->first || out->last - out->first >= SHARD_LIMIT)
+            return q3_fail(Q3_ERR_USAGE, "%s: {%s..%s} must count upwards, to at most %d archives", path,
+                           first, last, SHARD_LIMIT);
+        return Q3_OK;
+    }
+    return Q3_OK;
+}
+
+/* The path of the shard `number`, in a new heap string; NULL when out of memory. */
+static char *shard_path(const char *path, size_t n, const range *r, long long number)
+{
+    q3_text t = { 0 };
+    q3_text_append(&t, path, r->at);
+    if (r->size)
+        q3_text_printf(&t, "%0*lld", r->width, number);
+    q3_text_append(&t, path + r->at + r->size, n - r->at - r->size);
+    if (t.failed)
+        q3_text_free(&t);
+    return t.data;
+}
+
+q3_status q3_archive_check(const char *path)
+{
+    range r;
+    size_t n = archive_part(path);
+    Q3_TRY(find_range(&r, path, n));
+    for (long long i = r.first; i <= r.last; i++) {
+        char *file = shard_path(path, n, &r, i);
+        if (!file)
+            return Q3_ERR_MEMORY;
+        q3_status st = q3_file_exists(file) ? Q3_OK : q3_fail(Q3_ERR_DATA, "%s: is not there", file);
+        q3_free(file);
+        Q3_TRY(st);
+    }
+    return Q3_OK;
+}
+
+/* ---- JSONL members ---- */
+
+static bool is_jsonl(const char *name)
+{
+    const char *dot = strrchr(q3_path_base(name), '.');
+    return dot && (strcmp(dot, ".jsonl") == 0 || strcmp(dot, ".ndjson") == 0);
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const q3_member *x = *(const q3_member *const *)a, *y = *(const q3_member *const *)b;
+    return x->place < y->place ? -1 : x->place > y->place;
+}
+
+/* The split that "train.jsonl" or "train/metadata.jsonl" belongs to; NULL: none that is known. */
+static const char *split_of(const char *name)
+{
+    const char *base = q3_path_base(name), *folder = base;
+    const char *split = q3_imagefolder_split(base, strcspn(base, "."));
+    if (split || base == name)
+        return split;
+    for (folder--; folder > name && folder[-1] != '/';)
+        folder--;
+    return q3_imagefolder_split(folder, strcspn(folder, "/"));
+}
+
+static q3_status check_splits(const shard *s, const q3_member *const *list, int64_t n)
+{
+    const q3_member *first = NULL;
+    for (int64_t i = 0; i < n; i++) {
+        const char *split = split_of(list[i]->name);
+        if (split && first && split != split_of(first->name))
+            return q3_fail(Q3_ERR_DATA,
+                           "%s: holds %s and %s, which are different splits; name one of them: %s/%s",
+                           s->path, first->name, list[i]->name, s->path, first->name);
+        first = split && !first ? list[i] : first;
+    }
+    return Q3_OK;
+}
+
+static q3_status open_file(q3_jsonl **out, const shard *s, const q3_member *m, const q3_data_keys *keys)
+{
+    q3_data_keys own = *keys;
+    if (strcmp(q3_path_base(m->name), "metadata.jsonl") == 0)
+        own.image_key = "file_name";
+    if (!m->bytes)
+        return q3_fail(Q3_ERR_DATA, "%s/%s: is a link; pack the file itself (tar: -h --hard-dereference)",
+                       s->path, m->name);
+    char *name = q3_path_join(s->path, m->name);
+    if (!name)
+        return Q3_ERR_MEMORY;
+    q3_status st = q3_jsonl_open_memory(out, (const char *)m->bytes, m->size, name, &own);
+    q3_free(name);
+    return st;
+}
+
+static q3_status open_files(shard *s, const q3_member *const *list, int64_t n, const q3_data_keys *keys)
+{
+    Q3_TRY(check_splits(s, list, n));
+    if (n > 1)
+        q3_info("data        %s: takes all of its %lld JSONL members, %s first", s->path, (long long)n,
+                list[0]->name);
+    s->files = q3_calloc((size_t)n, sizeof *s->files);
+    if (!s->files)
+        return Q3_ERR_MEMORY;
+    for (; s->n_files < n; s->n_files++) {
+        q3_jsonl **file = &s->files[s->n_files];
+        Q3_TRY(open_file(file, s, list[s->n_files], keys));
+        s->n += q3_jsonl_size(*file);
+    }
+    return Q3_OK;
+}
+
+/* ---- members that share a key ---- */
+
+enum { FIELDS = 4 }; // that a member can be: q3_data_keys has no more
+
+typedef struct group {
+    const q3_member *json, *picture, *fields[FIELDS];
+} group;
+
+static void field_names(const char *out[FIELDS], const q3_data_keys *k)
+{
+    out[0] = k->query_key ? k->query_key : "query";
+    out[1] = k->caption_key ? k->caption_key : "caption";
+    out[2] = k->target_key ? k->target_key : "target_json";
+    out[3] = k->label_key ? k->label_key : "label";
+}
+
+/* The bytes of the name before the first dot of its last part. */
+static size_t key_size(const char *name)
+{
+    const char *base = q3_path_base(name);
+    return (size_t)(base - name) + strcspn(base, ".");
+}
+
+/* Where a member with this ending belongs in a group; NULL: it is passed over. */
+static const q3_member **slot_of(group *g, const char *ending, const q3_data_keys *keys)
+{
+    static const char *const pictures[] = { "jpg", "jpeg", "png", "webp", "bmp" };
+    const char *names[FIELDS];
+    if (strcasecmp(ending, "json") == 0)
+        return &g->json;
+    for (size_t i = 0; i < sizeof pictures / sizeof *pictures; i++)
+        if (strcasecmp(ending, pictures[i]) == 0)
+            return &g->picture;
+    field_names(names, keys);
+    for (int i = 0; i < FIELDS; i++)
+        if (strcmp(ending, names[i]) == 0)
+            return &g->fields[i];
+    return NULL;
+}
+
+static int compare_keys(const q3_member *x, const q3_member *y)
+{
+    size_t nx = key_size(x->name), ny = key_size(y->name);
+    int order = memcmp(x->name, y->name, nx < ny ? nx : ny);
+    return order ? order : (nx > ny) - (nx < ny);
+}
+
+static int by_key(const void *a, const void *b)
+{
+    const q3_member *x = *(const q3_member *const *)a, *y = *(const q3_member *const *)b;
+    int order = compare_keys(x, y);
+    return order ? order : by_place(a, b);
+}
+
+/* Of each key the member that comes first in the archive, in the archive's order. */
+static q3_status open_groups(shard *s, const q3_data_keys *keys)
+{
+    group g = { 0 };
+    int64_t n = 0;
+    bool has_text = false;
+    s->keyed = q3_malloc((size_t)s->members.n * sizeof *s->keyed + 1);
+    if (!s->keyed)
+        return Q3_ERR_MEMORY;
+    for (int64_t i = 0; i < s->members.n; i++) {
+        const q3_member *m = &s->members.list[i];
+        const char *ending = m->name + key_size(m->name);
+        const q3_member **slot = *ending ? slot_of(&g, ending + 1, keys) : NULL;
+        has_text = has_text || (slot && slot != &g.picture);
+        if (slot)
+            s->keyed[n++] = m;
+    }
+    if (!has_text)
+        return q3_fail(Q3_ERR_DATA,
+                       "%s: holds no samples: no .jsonl member, and no KEY.json beside a KEY.jpg", s->path);
+    qsort(s->keyed, (size_t)n, sizeof *s->keyed, by_key);
+    for (int64_t i = 0; i < n; i++)
+        if (i == 0 || compare_keys(s->keyed[i], s->keyed[s->n - 1]) != 0)
+            s->keyed[s->n++] = s->keyed[i];
+    qsort(s->keyed, (size_t)s->n, sizeof *s->keyed, by_place);
+    return Q3_OK;
+}
+
+static q3_status gather(group *out, const shard *s, const q3_member *first, const q3_data_keys *keys)
+{
+    char start[4096];
+    *out = (group){ 0 };
+    size_t n = (size_t)snprintf(start, sizeof start, "%.*s.", (int)key_size(first->name), first->name);
+    if (n >= sizeof start)
+        return q3_fail(Q3_ERR_DATA, "%s/%.200s...: the name is too long", s->path, first->name);
+    for (int64_t i = q3_members_from(&s->members, start); i < s->members.n; i++) {
+        const q3_member *m = &s->members.list[i];
+        if (strncmp(m->name, start, n) != 0)
+            break;
+        const q3_member **slot = strchr(m->name + n, '/') ? NULL : slot_of(out, m->name + n, keys);
+        if (!slot)
+            continue;
+        if (*slot)
+            return q3_fail(Q3_ERR_DATA, "%s/%s: %s stands for the same; a sample has one of them", s->path,
+                           m->name, (*slot)->name);
+        if (!m->bytes)
+            return q3_fail(Q3_ERR_DATA, "%s/%s: is a link; pack the file itself (tar: -h --hard-dereference)",
+                           s->path, m->name);
+        *slot = m;
+    }
+    return Q3_OK;
+}
+
+/* The text of a member, without the newlines at its end, as a field of the sample's object. */
+static q3_status add_field(q3_json *doc, const shard *s, const q3_member *m, const char *name)
+{
+    size_t n = m->size, bad;
+    const char *text = (const char *)m->bytes;
+    while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r'))
+        n--;
+    if (n > TEXT_LIMIT || memchr(text, 0, n) || !q3_utf8_valid(text, n, &bad))
+        return q3_fail(Q3_ERR_DATA, "%s/%s: is no text in UTF-8 of at most %s", s->path, m->name,
+                       q3_bytes(TEXT_LIMIT));
+    q3_text copy = { 0 };
+    q3_text_append(&copy, text, n);
+    bool added = !copy.failed && cJSON_AddStringToObject(doc->root, name, copy.data);
+    q3_text_free(&copy);
+    return added ? Q3_OK : q3_fail(Q3_ERR_MEMORY, "%s/%s: out of memory", s->path, m->name);
+}
+
+static q3_status parse_group(q3_sample *out, q3_json *doc, const shard *s, const group *g,
+                             const q3_data_keys *keys)
+{
+    const char *names[FIELDS];
+    field_names(names, keys);
+    for (int i = 0; i < FIELDS; i++)
+        if (g->fields[i] && cJSON_IsObject(doc->root))
+            Q3_TRY(add_field(doc, s, g->fields[i], names[i]));
+    if (!g->picture && !keys->allow_text_only)
+        return q3_fail(Q3_ERR_DATA, "%s: no picture beside it (.jpg, .jpeg, .png, .webp or .bmp)", doc->name);
+    q3_data_keys own = *keys;
+    own.image_key = ""; // the picture is the member, whatever the object says of one
+    own.allow_text_only = true;
+    return q3_sample_parse(out, doc, &own, NULL, doc->name);
+}
+
+/* ---- samples ---- */
+
+static void lend_picture(q3_sample *s, const q3_member *m)
+{
+    s->image_bytes = (unsigned char *)(uintptr_t)m->bytes;
+    s->image_size = m->size;
+    s->image_lent = true;
+}
+
+/* Whatever picture the object names, that of the sample is the member. */
+static q3_status set_picture(q3_sample *s, const shard *from, const q3_member *m)
+{
+    q3_free(s->image_path);
+    q3_free(s->image_bytes);
+    s->image_path = NULL;
+    s->image_bytes = NULL;
+    s->image_size = 0;
+    if (!m)
+        return Q3_OK;
+    lend_picture(s, m);
+    s->image_path = q3_path_join(from->path, m->name);
+    return s->image_path ? Q3_OK : Q3_ERR_MEMORY;
+}
+
+static q3_status get_keyed(q3_sample *out, const shard *s, const q3_member *first, const q3_data_keys *keys)
+{
+    group g;
+    q3_json doc;
+    Q3_TRY(gather(&g, s, first, keys));
+    if (g.json && g.json->size > TEXT_LIMIT)
+        return q3_fail(Q3_ERR_DATA, "%s/%s: has more than %s", s->path, g.json->name, q3_bytes(TEXT_LIMIT));
+    char *name = q3_path_join(s->path, g.json ? g.json->name : first->name);
+    if (!name)
+        return Q3_ERR_MEMORY;
+    q3_status st = g.json ? q3_json_parse(&doc, (const char *)g.json->bytes, g.json->size, name, 1)
+                          : q3_json_parse(&doc, "{}", 2, name, 1);
+    q3_free(name);
+    Q3_TRY(q3_status_as(st, Q3_ERR_DATA));
+    st = parse_group(out, &doc, s, &g, keys);
+    q3_json_close(&doc);
+    return st == Q3_OK ? set_picture(out, s, g.picture) : st;
+}
+
+/* The picture behind a path that a line gives: a member, never a file. */
+static q3_status find_picture(q3_sample *out, const shard *s)
+{
+    size_t n = strlen(s->path);
+    if (out->image_bytes || !out->image_path)
+        return Q3_OK;
+    bool inside = strncmp(out->image_path, s->path, n) == 0 && out->image_path[n] == '/';
+    char *name = q3_strdup(out->image_path + (inside ? n : 0));
+    if (!name)
+        return Q3_ERR_MEMORY;
+    const q3_member *m = inside && q3_member_clean(name) ? q3_members_find(&s->members, name) : NULL;
+    q3_free(name);
+    if (!m)
+        return q3_fail(Q3_ERR_DATA, "%s: %s: no such member in the archive", out->where, out->image_path);
+    if (!m->bytes)
+        return q3_fail(Q3_ERR_DATA, "%s: %s: is a link; pack the file itself (tar: -h --hard-dereference)",
+                       out->where, out->image_path);
+    lend_picture(out, m);
+    return Q3_OK;
+}
+
+static q3_status get_from(q3_sample *out, const q3_archive *a, const shard *s, int64_t index)
+{
+    if (s->keyed)
+        return get_keyed(out, s, s->keyed[index], &a->keys);
+    int64_t i = 0;
+    for (; index >= q3_jsonl_size(s->files[i]); i++)
+        index -= q3_jsonl_size(s->files[i]);
+    Q3_TRY(q3_jsonl_get(out, s->files[i], index));
+    return find_picture(out, s);
+}
+
+static q3_status get(q3_sample *out, const void *self, int64_t index)
+{
+    const q3_archive *a = self;
+    const shard *s = a->shards;
+    for (; index >= s->n; s++)
+        index -= s->n;
+    *out = (q3_sample){ 0 };
+    q3_status st = get_from(out, a, s, index);
+    if (st != Q3_OK)
+        q3_sample_free(out);
+    return st;
+}
+
+static int64_t size(const void *self)
+{
+    return ((const q3_archive *)self)->size;
+}
+
+/* ---- opening ---- */
+
+static void close_shard(shard *s)
+{
+    for (int64_t i = 0; i < s->n_files; i++)
+        q3_jsonl_close(s->files[i]);
+    q3_free(s->files);
+    q3_free(s->keyed);
+    q3_members_close(&s->members);
+    q3_free(s->path);
+}
+
+static void close_archive(void *self)
+{
+    q3_archive *a = self;
+    for (int64_t i = 0; a && i < a->n_shards; i++)
+        close_shard(&a->shards[i]);
+    q3_free(a ? a->shards : NULL);
+    q3_free(a ? a->inner : NULL);
+    q3_free(a);
+}
+
+/* The one JSONL member that is asked for, or all of them. */
+static q3_status choose_files(const q3_member **list, int64_t *n, const shard *s, const char *inner)
+{
+    *n = 0;
+    for (int64_t i = 0; i < s->members.n; i++) {
+        const q3_member *m = &s->members.list[i];
+        if (is_jsonl(m->name) && (!inner || strcmp(m->name, inner) == 0))
+            list[(*n)++] = m;
+    }
+    if (inner && *n == 0)
+        return q3_fail(Q3_ERR_DATA, "%s/%s: no such .jsonl member in the archive", s->path, inner);
+    qsort(list, (size_t)*n, sizeof *list, by_place);
+    return Q3_OK;
+}
+
+static q3_status open_shard(shard *s, const q3_archive *a)
+{
+    int64_t n;
+    if (!s->path)
+        return Q3_ERR_MEMORY;
+    Q3_TRY(q3_members_open(&s->members, s->path));
+    const q3_member **list = q3_malloc((size_t)s->members.n * sizeof *list + 1);
+    if (!list)
+        return Q3_ERR_MEMORY;
+    q3_status st = choose_files(list, &n, s, a->inner);
+    if (st == Q3_OK)
+        st = n > 0 ? open_files(s, list, n, &a->keys) : open_groups(s, &a->keys);
+    q3_free(list);
+    return st;
+}
+
+static q3_status open_shards(q3_archive *a, const char *path)
+{
+    range r;
+    size_t n = archive_part(path);
+    Q3_TRY(find_range(&r, path, n));
+    a->inner = path[n] ? q3_strdup(path + n) : NULL;
+    if (path[n] && !a->inner)
+        return Q3_ERR_MEMORY;
+    if (a->inner && !q3_member_clean(a->inner))
+        return q3_fail(Q3_ERR_DATA, "%s: names no member of the archive", path);
+    a->shards = q3_calloc((size_t)(r.last - r.first + 1), sizeof *a->shards);
+    if (!a->shards)
+        return Q3_ERR_MEMORY;
+    uint64_t unpacked = 0;
+    for (long long i = r.first; i <= r.last; i++) {
+        shard *s = &a->shards[a->n_shards++];
+        s->path = shard_path(path, n, &r, i);
+        Q3_TRY(open_shard(s, a));
+        a->size += s->n;
+        unpacked += s->members.unpacked.size;
+    }
+    if (unpacked)
+        q3_info("data        %s: %s are unpacked in a temporary file", path, q3_bytes(unpacked));
+    return Q3_OK;
+}
+
+static q3_status open_archive(void **self, const char *path, const q3_data_keys *keys)
+{
+    q3_archive *a = q3_calloc(1, sizeof *a);
+    if (!a)
+        return Q3_ERR_MEMORY;
+    a->keys = *keys;
+    q3_status st = open_shards(a, path);
+    if (st != Q3_OK) {
+        close_archive(a);
+        return st;
+    }
+    *self = a;
+    return Q3_OK;
+}
+
+static bool accepts(const char *path)
+{
+    return archive_part(path) > 0;
+}
+
+const q3_source q3_source_archive = { accepts, open_archive, size, get, close_archive };
