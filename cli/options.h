@@ -31,6 +31,9 @@ struct q3_options {
     q3_arena mem;
 };
 
+/* The table alone; nothing is to be freed. */
+void q3_options_fill(q3_options *o, const q3_command *command);
+
 /* Parses argv[0..argc), which begins behind the command's name. Nothing is left to free on failure. */
 q3_status q3_options_parse(q3_options *out, const q3_command *command, int argc, const char *const *argv);
 void q3_options_free(q3_options *o);
