@@ -443,8 +443,7 @@ q3_status q3_options_begin(q3_config *out, const q3_options *o)
 
 /* ---- help ---- */
 
-/* "--kv-type WORD" */
-static int spell(char *out, size_t room, const q3_option *option)
+int q3_option_spell(char *out, size_t room, const q3_option *option)
 {
     int n = option->letter ? snprintf(out, room, "-%c, --%s", option->letter, option->name)
                            : snprintf(out, room, "--%s", option->name);
@@ -455,17 +454,23 @@ static int spell(char *out, size_t room, const q3_option *option)
     return n;
 }
 
-static void help_line(q3_text *out, const q3_option *option)
+void q3_option_explain(q3_text *out, const q3_option *option)
 {
-    char left[HELP_WIDTH];
-    spell(left, sizeof left, option);
-    q3_text_printf(out, "  %-*s %s", HELP_COLUMN - 2, left, option->help);
+    q3_text_printf(out, "%s", option->help);
     if (option->repeats)
         q3_text_printf(out, "; repeatable");
     if (option->alias)
         q3_text_printf(out, " (--%s)", option->alias);
     if (option->initial)
         q3_text_printf(out, " (default: %s)", option->initial);
+}
+
+static void help_line(q3_text *out, const q3_option *option)
+{
+    char left[HELP_WIDTH];
+    q3_option_spell(left, sizeof left, option);
+    q3_text_printf(out, "  %-*s ", HELP_COLUMN - 2, left);
+    q3_option_explain(out, option);
     q3_text_append(out, "\n", 1);
 }
 
@@ -482,7 +487,7 @@ static void help_overview(q3_text *out, const q3_option_list *list)
     q3_text_printf(out, "\n%s (`qwen3-sft help %s` explains them):", list->heading, list->heading);
     for (int i = 0; i < list->n; i++) {
         char left[HELP_WIDTH];
-        int n = spell(left, sizeof left, &list->options[i]);
+        int n = q3_option_spell(left, sizeof left, &list->options[i]);
         bool fits = column + 2 + n <= HELP_WIDTH;
         q3_text_printf(out, "%s  %s", fits ? "" : "\n", left);
         column = (fits ? column : 0) + 2 + n;

@@ -72,6 +72,10 @@ q3_status q3_options_start(const q3_options *o);
 /* Both, as train and eval begin; --config must be given. */
 q3_status q3_options_begin(q3_config *out, const q3_options *o);
 
+/* "-i, --input KEY=VALUE", as snprintf does; and what help says of it, aliases and the default included. */
+int q3_option_spell(char *out, size_t room, const q3_option *option);
+void q3_option_explain(q3_text *out, const q3_option *option);
+
 /* --help of a command; of the lists that it shares with others only the names. */
 void q3_options_help(q3_text *out, const q3_command *command);
 
