@@ -21,6 +21,9 @@ static const q3_option_list *find_list(const char *heading)
 static q3_status run(const q3_options *o)
 {
     if (q3_options_given(o, "man")) {
+        if (o->n_words)
+            return q3_fail(Q3_ERR_USAGE, "help --man is about all commands; leave out \"%.60s\"",
+                           o->words[0]);
         q3_text page = { 0 };
         q3_manual_page(&page);
         return q3_options_print(&page);

@@ -357,7 +357,8 @@ q3_status q3_options_choice(int *out, const q3_options *o, const char *name, int
 {
     const char *text = q3_options_get(o, name);
     const q3_option *option = o->table[find_option(o, name)];
-    Q3_CHECK(agrees(option->words ? option->words : option->value, words), "--%s is told otherwise", name);
+    const char *listed = option->words ? option->words : strchr(option->value, '|') ? option->value : "";
+    Q3_CHECK(agrees(listed, words), "--%s does not take all of %s", name, listed);
     *out = def;
     if (!text)
         return Q3_OK;

@@ -201,6 +201,21 @@ static void other_shells_are_refused(void **state)
     q3_ask_refused(Q3_PROGRAM, "completion tcsh", 2, sentence);
 }
 
+static void the_manual_page_holds_commands_options_and_settings(void **state)
+{
+    (void)state;
+    q3_process p = q3_ask(Q3_PROGRAM, "help --man", NULL, 0);
+    assert_int_equal(p.code, 0);
+    assert_non_null(strstr(p.out, ".SS \\&train\n"));
+    assert_non_null(strstr(p.out, "\\fB\\&\\-q, \\-\\-quiet\\fR\n"));
+    assert_non_null(strstr(
+        p.out,
+        "\\fB\\&train.learning_rate\\fR\n\\&a number from 0 to 1; peak learning rate (default: 2e\\-4)\n"));
+    q3_process_free(&p);
+    q3_ask_refused(Q3_PROGRAM, "help --man train", 2,
+                   "help --man is about all commands; leave out \"train\"");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -211,6 +226,7 @@ int main(void)
         cmocka_unit_test(fish_reads_its_script),
         cmocka_unit_test(fish_is_offered_what_fits_the_place),
         cmocka_unit_test(other_shells_are_refused),
+        cmocka_unit_test(the_manual_page_holds_commands_options_and_settings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
