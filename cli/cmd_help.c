@@ -1,7 +1,13 @@
-/* help: the commands; help COMMAND: its options; help LIST: those that commands share. */
+/* help: the commands; help COMMAND: its options; help LIST: those that commands share;
+ * help --man: everything, for man. */
 #include <string.h>
 
+#include "cli/manual.h"
 #include "cli/options.h"
+
+static const q3_option options[] = {
+    { .name = "man", .kind = Q3_OPTION_FLAG, .help = "all of it as a manual page, for man" },
+};
 
 static const q3_option_list *find_list(const char *heading)
 {
@@ -14,6 +20,14 @@ static const q3_option_list *find_list(const char *heading)
 
 static q3_status run(const q3_options *o)
 {
+    if (q3_options_given(o, "man")) {
+        if (o->n_words)
+            return q3_fail(Q3_ERR_USAGE, "help --man is about all commands; leave out \"%.60s\"",
+                           o->words[0]);
+        q3_text page = { 0 };
+        q3_manual_page(&page);
+        return q3_options_print(&page);
+    }
     if (!o->n_words) {
         q3_program_help();
         return Q3_OK;
@@ -33,8 +47,10 @@ static q3_status run(const q3_options *o)
 const q3_command q3_command_help = {
     .name = "help",
     .summary = "list the commands, or show the options of one",
-    .usage = "[COMMAND | model | answers]",
+    .usage = "[COMMAND | model | answers | --man]",
     .example = "help config",
+    .options = options,
+    .n_options = sizeof options / sizeof *options,
     .max_words = 1,
     .run = run,
 };

@@ -19,6 +19,7 @@ static const q3_option options[] = {
     { .name = "dtype",
       .kind = Q3_OPTION_VALUE,
       .value = "WORD",
+      .words = "float32|bfloat16",
       .help = "float32, or bfloat16 (default of such models)" },
 };
 

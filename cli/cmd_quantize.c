@@ -18,6 +18,7 @@ static const q3_option options[] = {
     { .name = "type",
       .kind = Q3_OPTION_VALUE,
       .value = "WORD",
+      .words = "nf4|fp4|int8|int4|int4-g32",
       .initial = "nf4",
       .help = "nf4, fp4, int8, int4, int4-g32" },
     { .name = "no-double-quant",

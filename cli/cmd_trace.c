@@ -21,6 +21,7 @@ static const q3_option options[] = {
     { .name = "dtype",
       .kind = Q3_OPTION_VALUE,
       .value = "WORD",
+      .words = "float32|bfloat16",
       .initial = "float32",
       .help = "or bfloat16, on CUDA" },
     { .name = "load-in-4bit", .kind = Q3_OPTION_FLAG, .help = "quantize the linear layers (NF4) first" },
@@ -28,11 +29,13 @@ static const q3_option options[] = {
     { .name = "loss",
       .kind = Q3_OPTION_VALUE,
       .value = "WORD",
+      .words = "micro_mean|token_mean",
       .initial = "micro_mean",
       .help = "or token_mean" },
     { .name = "gradient-checkpointing",
       .kind = Q3_OPTION_VALUE,
       .value = "WORD",
+      .words = "none|half|full",
       .help = "none, half or full; with --backward" },
 };
 

@@ -24,6 +24,7 @@ typedef struct q3_option {
     char letter;      /* -q; 0 for none */
     q3_option_kind kind;
     const char *value;   /* what the value is, for help: "DIR", "auto|cpu" */
+    const char *words;   /* what it may be, parted by |, where `value` does not tell: for completion */
     const char *initial; /* value when not given; NULL: none */
     const char *bare;    /* value of an OPTIONAL option without one */
     const char *key;     /* config key that the option sets; NULL: none */
@@ -82,6 +83,7 @@ typedef struct q3_command {
     X(download)                                                                                              \
     X(config)                                                                                                \
     X(doctor)                                                                                                \
+    X(completion)                                                                                            \
     X(version)                                                                                               \
     X(help)
 

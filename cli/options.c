@@ -29,6 +29,7 @@ static const q3_option engine_options[] = {
     { .name = "cpu-level",
       .kind = Q3_OPTION_VALUE,
       .value = "LEVEL",
+      .words = "portable|avx2|avx512",
       .help = "portable, avx2 or avx512 (default: the best)" },
     { .name = "device",
       .kind = Q3_OPTION_VALUE,
@@ -67,7 +68,7 @@ static void add_options(q3_options *o, const q3_option *options, int n)
         o->table[o->n_table++] = &options[i];
 }
 
-static void fill_table(q3_options *o, const q3_command *command)
+void q3_options_fill(q3_options *o, const q3_command *command)
 {
     *o = (q3_options){ .command = command };
     if (command->groups & Q3_COMMAND_CONFIG)
@@ -249,7 +250,7 @@ static q3_status read_all(cursor *c)
 
 q3_status q3_options_parse(q3_options *out, const q3_command *command, int argc, const char *const *argv)
 {
-    fill_table(out, command);
+    q3_options_fill(out, command);
     Q3_TRY(q3_arena_create(&out->mem, "command line", 64u << 20));
     out->words = Q3_NEW(&out->mem, const char *, argc + 1);
     out->repeats = Q3_NEW(&out->mem, struct q3_repeat, argc + 1);
@@ -337,10 +338,27 @@ q3_status q3_options_float(double *out, const q3_options *o, const char *name, d
     return Q3_OK;
 }
 
+/* Whether what the table lists, parted by |, is among `words`. */
+static bool agrees(const char *list, const char *const *words)
+{
+    for (size_t n; *list; list += n + (list[n] == '|')) {
+        n = strcspn(list, "|");
+        int i = 0;
+        while (words[i] && (strlen(words[i]) != n || memcmp(words[i], list, n) != 0))
+            i++;
+        if (!words[i])
+            return false;
+    }
+    return true;
+}
+
 q3_status q3_options_choice(int *out, const q3_options *o, const char *name, int def,
                             const char *const *words)
 {
     const char *text = q3_options_get(o, name);
+    const q3_option *option = o->table[find_option(o, name)];
+    const char *listed = option->words ? option->words : strchr(option->value, '|') ? option->value : "";
+    Q3_CHECK(agrees(listed, words), "--%s does not take all of %s", name, listed);
     *out = def;
     if (!text)
         return Q3_OK;
@@ -426,8 +444,7 @@ q3_status q3_options_begin(q3_config *out, const q3_options *o)
 
 /* ---- help ---- */
 
-/* "--kv-type WORD" */
-static int spell(char *out, size_t room, const q3_option *option)
+int q3_option_spell(char *out, size_t room, const q3_option *option)
 {
     int n = option->letter ? snprintf(out, room, "-%c, --%s", option->letter, option->name)
                            : snprintf(out, room, "--%s", option->name);
@@ -438,17 +455,23 @@ static int spell(char *out, size_t room, const q3_option *option)
     return n;
 }
 
-static void help_line(q3_text *out, const q3_option *option)
+void q3_option_explain(q3_text *out, const q3_option *option)
 {
-    char left[HELP_WIDTH];
-    spell(left, sizeof left, option);
-    q3_text_printf(out, "  %-*s %s", HELP_COLUMN - 2, left, option->help);
+    q3_text_printf(out, "%s", option->help);
     if (option->repeats)
         q3_text_printf(out, "; repeatable");
     if (option->alias)
         q3_text_printf(out, " (--%s)", option->alias);
     if (option->initial)
         q3_text_printf(out, " (default: %s)", option->initial);
+}
+
+static void help_line(q3_text *out, const q3_option *option)
+{
+    char left[HELP_WIDTH];
+    q3_option_spell(left, sizeof left, option);
+    q3_text_printf(out, "  %-*s ", HELP_COLUMN - 2, left);
+    q3_option_explain(out, option);
     q3_text_append(out, "\n", 1);
 }
 
@@ -465,7 +488,7 @@ static void help_overview(q3_text *out, const q3_option_list *list)
     q3_text_printf(out, "\n%s (`qwen3-sft help %s` explains them):", list->heading, list->heading);
     for (int i = 0; i < list->n; i++) {
         char left[HELP_WIDTH];
-        int n = spell(left, sizeof left, &list->options[i]);
+        int n = q3_option_spell(left, sizeof left, &list->options[i]);
         bool fits = column + 2 + n <= HELP_WIDTH;
         q3_text_printf(out, "%s  %s", fits ? "" : "\n", left);
         column = (fits ? column : 0) + 2 + n;

@@ -31,6 +31,9 @@ struct q3_options {
     q3_arena mem;
 };
 
+/* The table alone; nothing is to be freed. */
+void q3_options_fill(q3_options *o, const q3_command *command);
+
 /* Parses argv[0..argc), which begins behind the command's name. Nothing is left to free on failure. */
 q3_status q3_options_parse(q3_options *out, const q3_command *command, int argc, const char *const *argv);
 void q3_options_free(q3_options *o);
@@ -68,6 +71,10 @@ q3_status q3_options_start(const q3_options *o);
 
 /* Both, as train and eval begin; --config must be given. */
 q3_status q3_options_begin(q3_config *out, const q3_options *o);
+
+/* "-i, --input KEY=VALUE", as snprintf does; and what help says of it, aliases and the default included. */
+int q3_option_spell(char *out, size_t room, const q3_option *option);
+void q3_option_explain(q3_text *out, const q3_option *option);
 
 /* --help of a command; of the lists that it shares with others only the names. */
 void q3_options_help(q3_text *out, const q3_command *command);

@@ -1,11 +1,13 @@
 #include "serve/server.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <errno.h>
 #include <netdb.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -75,14 +77,67 @@ static bool has_hung_up(int fd)
     return poll(&p, 1, 0) == 1 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
-static void look_at(q3_server *s, q3_connection *c, double now)
+void q3_server_expect(q3_server *s, q3_peer *p, double due)
 {
-    if (c->stage == Q3_STAGE_READING && now - c->began > s->options.request_seconds)
-        shutdown(c->fd, SHUT_RDWR); // libmicrohttpd sees the end and tidies up
-    if (c->watched && has_hung_up(c->fd)) {
-        c->watched = false;
-        c->x.gone(c->x.state);
+    pthread_mutex_lock(&s->lock);
+    p->due = due;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void add_peer(q3_server *s, struct MHD_Connection *mhd, void **slot)
+{
+    int fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    q3_peer *p = *slot = q3_calloc(1, sizeof *p);
+    if (!p) {
+        shutdown(fd, SHUT_RDWR);
+        return;
     }
+    p->fd = fd;
+    p->due = q3_seconds() + s->options.request_seconds;
+    pthread_mutex_lock(&s->lock);
+    p->after = s->peers;
+    if (s->peers)
+        s->peers->before = p;
+    s->peers = p;
+    s->stats.connections++;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void remove_peer(q3_server *s, q3_peer *p)
+{
+    if (!p)
+        return;
+    pthread_mutex_lock(&s->lock);
+    *(p->before ? &p->before->after : &s->peers) = p->after;
+    if (p->after)
+        p->after->before = p->before;
+    pthread_mutex_unlock(&s->lock);
+    q3_free(p);
+}
+
+/* libmicrohttpd reports the end of a connection before it closes its descriptor (0.9.75,
+ * MHD_cleanup_connections and the failures of new_connection_process_). So whoever holds the lock and finds a
+ * peer in the list has that peer's own descriptor, not a number that the system has given out again. */
+static void on_connection(void *arg, struct MHD_Connection *mhd, void **slot,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    if (code == MHD_CONNECTION_NOTIFY_STARTED)
+        add_peer(arg, mhd, slot);
+    else
+        remove_peer(arg, *slot);
+}
+
+static void look_at_all(q3_server *s)
+{
+    double now = q3_seconds();
+    for (q3_peer *p = s->peers; p; p = p->after)
+        if (now > p->due)
+            shutdown(p->fd, SHUT_RDWR); // libmicrohttpd sees the end and tidies up
+    for (q3_connection *c = s->all; c; c = c->after)
+        if (c->watched && has_hung_up(c->peer->fd)) {
+            c->watched = false;
+            c->x.gone(c->x.state);
+        }
 }
 
 static void *watch(void *arg)
@@ -91,10 +146,8 @@ static void *watch(void *arg)
     q3_server *s = arg;
     for (bool stop = false; !stop;) {
         nanosleep(&pause, NULL);
-        double now = q3_seconds();
         pthread_mutex_lock(&s->lock);
-        for (q3_connection *c = s->all; c; c = c->after)
-            look_at(s, c, now);
+        look_at_all(s);
         stop = s->stop;
         pthread_mutex_unlock(&s->lock);
     }
@@ -113,17 +166,27 @@ static void log_from_library(void *arg, const char *fmt, va_list args)
     q3_detail("http: %s", line);
 }
 
-static void on_connection(void *arg, struct MHD_Connection *mhd, void **slot,
-                          enum MHD_ConnectionNotificationCode code)
+/* The byte that %XX stands for; 0 when s does not begin with one. */
+static char escaped(const char *s)
 {
-    q3_server *s = arg;
+    const char digits[] = { s[0] == '%' ? s[1] : 0, s[0] == '%' && s[1] ? s[2] : 0, 0 };
+    bool hex = isxdigit((unsigned char)digits[0]) && isxdigit((unsigned char)digits[1]);
+    return (char)(hex ? strtoul(digits, NULL, 16) : 0);
+}
+
+/* As libmicrohttpd's own, but %00 stays as it is written: no path ends at a NUL. */
+static size_t unescape(void *arg, struct MHD_Connection *mhd, char *text)
+{
+    char *to = text;
+    (void)arg;
     (void)mhd;
-    (void)slot;
-    if (code != MHD_CONNECTION_NOTIFY_STARTED)
-        return;
-    pthread_mutex_lock(&s->lock);
-    s->stats.connections++;
-    pthread_mutex_unlock(&s->lock);
+    for (const char *from = text; *from; from++) {
+        char byte = escaped(from);
+        *to++ = byte ? byte : *from;
+        from += byte ? 2 : 0;
+    }
+    *to = 0;
+    return (size_t)(to - text);
 }
 
 static void fill_defaults(q3_server_options *o)
@@ -178,14 +241,14 @@ static int port_of(int fd)
 
 static q3_status start_daemon(q3_server *s, int fd)
 {
-    s->daemon =
-        MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_AUTO | MHD_ALLOW_SUSPEND_RESUME |
-                             MHD_USE_ITC | MHD_USE_ERROR_LOG,
-                         0, NULL, NULL, q3_connection_request, s, MHD_OPTION_EXTERNAL_LOGGER,
-                         log_from_library, NULL, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED,
-                         q3_connection_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
-                         MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->options.connections,
-                         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)s->options.idle_seconds, MHD_OPTION_END);
+    s->daemon = MHD_start_daemon(
+        MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_AUTO | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC |
+            MHD_USE_ERROR_LOG,
+        0, NULL, NULL, q3_connection_request, s, MHD_OPTION_EXTERNAL_LOGGER, log_from_library, NULL,
+        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, q3_connection_completed, s,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,
+        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->options.connections,
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)s->options.idle_seconds, MHD_OPTION_END);
     return s->daemon ? Q3_OK : q3_fail(Q3_ERR_NETWORK, "the HTTP library could not be started");
 }
 

@@ -6,8 +6,9 @@
  * and that may put the connection to sleep until something wakes it.
  *
  * Refused before a handler sees it: paths and methods that no table has (404, 405), a missing or wrong key
- * (401), bodies that are too large (413), clients that take too long to say what they want. A client that
- * hangs up while its answer is being made is noticed, and the handler's state told.
+ * (401), bodies that are too large (413) or whose end can be read in two ways (400), clients that take too
+ * long to say what they want, were it byte by byte. A client that hangs up while its answer is being made is
+ * noticed, and the handler's state told.
  */
 #ifndef Q3_SERVE_SERVER_H
 #define Q3_SERVE_SERVER_H
@@ -91,7 +92,8 @@ typedef struct q3_server_options {
     int connections;         /* at a time; 0: 256 */
     int workers;             /* threads that run handlers; 0: 4 */
     int idle_seconds;        /* a connection on which nothing happens is closed; 0: 60 */
-    int request_seconds;     /* that a client may take to send a request; 0: 120 */
+    int request_seconds;     /* from accept, or from the head of a later request, to the request's end; 0: 120.
+                              * The head of a later one may come until idle_seconds more after the last answer. */
     const char *const *keys; /* [n_keys] any of them opens; none: open to all */
     int n_keys;
     const char *cors;            /* origin whose pages may ask: "*" or one; NULL: none */

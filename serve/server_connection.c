@@ -1,7 +1,9 @@
 #include "serve/server_connection.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/random.h>
 
 #include "core/log.h"
@@ -62,6 +64,8 @@ static void add_headers(const q3_connection *c, struct MHD_Response *r)
         MHD_add_response_header(r, "Allow", x->allow);
     if (x->policy)
         MHD_add_response_header(r, "Content-Security-Policy", x->policy);
+    if (c->last)
+        MHD_add_response_header(r, "Connection", "close");
     if (x->status == MHD_HTTP_UNAUTHORIZED)
         MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
     if (x->streaming) { // proxies are not to collect it
@@ -215,6 +219,42 @@ static void refuse(q3_connection *c, int status, const char *allow)
         q3_exchange_fail(&c->x, status, "out of memory");
 }
 
+/* What a head says of its body's end. */
+typedef struct framing {
+    int statements;
+    bool unknown, spaced;
+} framing;
+
+static enum MHD_Result read_framing(void *arg, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+    framing *f = arg;
+    (void)kind;
+    bool coded = strcasecmp(name, "Transfer-Encoding") == 0;
+    f->statements += coded || strcasecmp(name, "Content-Length") == 0;
+    f->unknown |= coded && (!value || strcasecmp(value, "chunked") != 0);
+    f->spaced |= strpbrk(name, " \t") != NULL;
+    return MHD_YES;
+}
+
+/* Where two readers may see a body end at different places, the one would take for a body what is a request to
+ * the other (RFC 9112, section 11.2). libmicrohttpd takes the first of two lengths, chunks before a length, and
+ * waits for the connection's end with any other coding. */
+static bool frames_badly(q3_connection *c)
+{
+    framing f = { 0 };
+    MHD_get_connection_values(c->mhd, MHD_HEADER_KIND, read_framing, &f);
+    c->last = f.spaced || f.statements > 1 || f.unknown;
+    if (f.spaced)
+        q3_exchange_fail(&c->x, MHD_HTTP_BAD_REQUEST, "the name of a header has a space in it");
+    else if (f.statements > 1)
+        q3_exchange_fail(&c->x, MHD_HTTP_BAD_REQUEST,
+                         "the request says more than once where its body ends: one Content-Length, or "
+                         "Transfer-Encoding: chunked");
+    else if (f.unknown)
+        q3_exchange_fail(&c->x, MHD_HTTP_NOT_IMPLEMENTED, "of transfer codings only chunked is known");
+    return c->last;
+}
+
 /* Origins ask by OPTIONS before they send. */
 static bool is_preflight(const q3_connection *c)
 {
@@ -244,13 +284,14 @@ static void judge_head(q3_connection *c)
 static enum MHD_Result begin(q3_server *s, struct MHD_Connection *mhd, const char *url, const char *method,
                              void **slot)
 {
-    q3_connection *c = *slot = q3_calloc(1, sizeof *c);
+    q3_peer *peer = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
+    q3_connection *c = *slot = peer ? q3_calloc(1, sizeof *c) : NULL;
     if (!c)
         return MHD_NO;
     c->server = s;
     c->mhd = mhd;
     c->began = q3_seconds();
-    c->fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    c->peer = peer;
     c->method = q3_strdup(method);
     c->path = q3_strdup(url);
     c->x = (q3_exchange){ .app = s->options.app,
@@ -261,7 +302,10 @@ static enum MHD_Result begin(q3_server *s, struct MHD_Connection *mhd, const cha
                           .body = "",
                           .connection = c };
     link_connection(s, c);
+    q3_server_expect(s, peer, fmin(peer->due, c->began + s->options.request_seconds));
     choose_id(c);
+    if (frames_badly(c))
+        return send_answer(c);
     if (c->method && c->path)
         judge_head(c);
     else
@@ -307,6 +351,7 @@ enum MHD_Result q3_connection_request(void *arg, struct MHD_Connection *mhd, con
         *n = 0;
         return go_on ? MHD_YES : MHD_NO;
     }
+    q3_server_expect(c->server, c->peer, INFINITY);
     if (c->refusal)
         return send_answer(c);
     if (c->body) {
@@ -314,6 +359,14 @@ enum MHD_Result q3_connection_request(void *arg, struct MHD_Connection *mhd, con
         c->x.body_bytes = c->size;
     }
     return hand_to_worker(c);
+}
+
+/* For the log: what a client wrote cannot begin a line or speak to a terminal. */
+static const char *plain(char *text)
+{
+    for (char *p = text; p && *p; p++)
+        *p = *p >= ' ' && *p <= '~' ? *p : '?';
+    return text ? text : "";
 }
 
 void q3_connection_completed(void *arg, struct MHD_Connection *mhd, void **slot,
@@ -326,8 +379,10 @@ void q3_connection_completed(void *arg, struct MHD_Connection *mhd, void **slot,
         return;
     if (how != MHD_REQUEST_TERMINATED_COMPLETED_OK)
         c->x.status = c->x.status && how == MHD_REQUEST_TERMINATED_WITH_ERROR ? c->x.status : 0;
-    q3_detail("%s %s %.200s %d %llu bytes %.1f ms", c->x.id, c->x.method, c->x.path, c->x.status,
+    q3_detail("%s %.20s %.200s %d %llu bytes %.1f ms", c->x.id, plain(c->method), plain(c->path), c->x.status,
               (unsigned long long)c->bytes, 1000 * (q3_seconds() - c->began));
+    // the next request's first byte is not seen; a connection that idles is closed before this
+    q3_server_expect(s, c->peer, q3_seconds() + s->options.idle_seconds + s->options.request_seconds);
     unlink_connection(s, c);
     free_connection(c);
     *slot = NULL;

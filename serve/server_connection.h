@@ -15,20 +15,29 @@
 
 enum { Q3_SERVER_WORKERS = 64 }; /* at most */
 
+/* A client's connection, from accept to close; requests come on it one after the other. Listed while its
+ * descriptor is open. */
+typedef struct q3_peer {
+    int fd;
+    double due; /* q3_seconds by when a request must be whole; INFINITY: one is being answered */
+    struct q3_peer *before, *after; /* the server's list */
+} q3_peer;
+
 typedef enum q3_stage { Q3_STAGE_READING, Q3_STAGE_WORKING, Q3_STAGE_ANSWERING } q3_stage;
 
 typedef struct q3_connection {
     q3_exchange x; /* first: an exchange is its connection */
     q3_server *server;
     struct MHD_Connection *mhd;
+    q3_peer *peer;
     const q3_route *route;
     q3_stage stage;
-    int fd;
     double began;
     char *method, *path, *param;
     char *body;
     size_t size, capacity;
     int refusal;    /* status of an answer that is given once the body has been read; 0: none */
+    bool last;      /* the connection ends with this answer */
     size_t sent;    /* of x.out, while streaming */
     uint64_t bytes; /* of the answer */
     bool complete;  /* nothing more comes from poll */
@@ -44,10 +53,11 @@ struct q3_server {
     pthread_t threads[Q3_SERVER_WORKERS], watcher;
     int n_threads;
     bool watching;
-    pthread_mutex_t lock; /* all below, and `watched` */
+    pthread_mutex_t lock; /* all below, `watched` and `due` */
     pthread_cond_t work, over;
     q3_connection *first_work, *last_work;
     q3_connection *all;
+    q3_peer *peers;
     bool stop;
     q3_server_stats stats;
 };
@@ -58,6 +68,9 @@ enum MHD_Result q3_connection_request(void *server, struct MHD_Connection *mhd, 
                                       void **slot);
 void q3_connection_completed(void *server, struct MHD_Connection *mhd, void **slot,
                              enum MHD_RequestTerminationCode how);
+
+/* Sets when the client's request is due; from the network's thread. */
+void q3_server_expect(q3_server *s, q3_peer *p, double due);
 
 /* Puts a suspended connection before the workers. */
 void q3_server_hand_over(q3_server *s, q3_connection *c);

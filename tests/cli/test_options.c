@@ -381,9 +381,10 @@ static void help_fits_one_screen_and_exits_0(void **state)
 static void no_help_is_longer_than_a_screen(void **state)
 {
     (void)state;
-    static const char *const names[] = { "train",    "eval",     "generate", "chat",    "rerank", "serve",
-                                         "tokenize", "trace",    "quantize", "merge",   "bench",  "quality",
-                                         "config",   "download", "model",    "answers", NULL };
+    static const char *const names[] = { "train",   "eval",       "generate", "chat",     "rerank",
+                                         "serve",   "tokenize",   "trace",    "quantize", "merge",
+                                         "bench",   "quality",    "config",   "download", "model",
+                                         "answers", "completion", NULL };
     for (int i = 0; names[i]; i++) {
         answer a;
         char line[64];

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -14,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/log.h"
 #include "serve/server.h"
 #include "tests/support/http.h"
 
@@ -233,16 +235,165 @@ static void a_body_without_end_is_cut_off(void **state)
     free(body);
 }
 
-static void a_slow_sender_is_cut_off(void **state)
+static int begin_to_say(int port, const char *text)
+{
+    int fd = q3_http_connect(port);
+    q3_http_send(fd, text, strlen(text));
+    return fd;
+}
+
+static void expect_answer(int fd)
+{
+    q3_text all = { 0 };
+    assert_true(q3_http_read_until(&all, fd, "\"body\":\"\"}"));
+    q3_text_free(&all);
+}
+
+static bool has_closed(int fd)
+{
+    char byte;
+    ssize_t n = recv(fd, &byte, 1, MSG_DONTWAIT);
+    return n == 0 || (n < 0 && errno == ECONNRESET);
+}
+
+/* Sends a byte to each of n now and then until they have closed; seconds[i] after the call. */
+static void drip(double *seconds, const int *fds, int n)
+{
+    static const struct timespec moment = { .tv_nsec = 20000000 };
+    double start = q3_seconds();
+    memset(seconds, 0, (size_t)n * sizeof *seconds);
+    for (int open = n; open && q3_seconds() < start + 10;) {
+        nanosleep(&moment, NULL);
+        for (int i = 0; i < n; i++) {
+            if (seconds[i] > 0)
+                continue;
+            q3_http_send(fds[i], "x", 1);
+            seconds[i] = has_closed(fds[i]) ? q3_seconds() - start : 0;
+            open -= seconds[i] > 0;
+        }
+    }
+}
+
+#define OPEN "GET /open HTTP/1.1\r\nHost: x\r\n"
+#define POST "POST /echo HTTP/1.1\r\nHost: x\r\n" KEY
+
+/* The servers let a request take a second; the second closes connections that idle for one. */
+static void who_asks_byte_by_byte_is_cut_off_and_who_idles_is_not(void **state)
 {
     (void)state;
-    static const char head[] = "POST /echo HTTP/1.1\r\nHost: x\r\n" KEY "Content-Length: 10\r\n\r\nabc";
+    q3_server *second;
+    const q3_server_options o = { .idle_seconds = 1, .request_seconds = 1, .faces = faces, .n_faces = 1 };
+    assert_int_equal(q3_server_start(&second, &o), Q3_OK);
+    int port = q3_server_port(server);
+    double seconds[3];
+    int idle = begin_to_say(port, OPEN "\r\n"), later = begin_to_say(q3_server_port(second), OPEN "\r\n");
+    expect_answer(idle);
+    expect_answer(later);
+    const int senders[] = { begin_to_say(port, OPEN "X: "),
+                            begin_to_say(port, POST "Content-Length: 1000\r\n\r\nabc"), later };
+    q3_http_send(later, OPEN "X: ", strlen(OPEN "X: "));
+    drip(seconds, senders, 3);
+    assert_true(seconds[0] > 0.9 && seconds[0] < 5);
+    assert_true(seconds[1] > 0.9 && seconds[1] < 5);
+    assert_true(seconds[2] > 1.9 && seconds[2] < 5); // what it may take, and might have idled before
+    for (int i = 0; i < 3; i++)
+        close(senders[i]);
+    q3_http_send(idle, OPEN "\r\n", strlen(OPEN "\r\n"));
+    expect_answer(idle);
+    close(idle);
+    q3_server_stop(second);
+}
+
+static void expect_status(const char *text, int status, bool closed)
+{
+    char line[32];
     q3_text all = { 0 };
-    int fd = q3_http_connect(q3_server_port(server));
-    q3_http_send(fd, head, sizeof head - 1);
-    assert_false(q3_http_read_until(&all, fd, "never"));
+    int fd = begin_to_say(q3_server_port(server), text);
+    snprintf(line, sizeof line, "HTTP/1.1 %d ", status);
+    assert_true(q3_http_read_until(&all, fd, line));
+    if (closed)
+        assert_false(q3_http_read_until(&all, fd, "HTTP/1.1 200"));
     close(fd);
     q3_text_free(&all);
+}
+
+/* What looks like a second request in them is none. */
+static void bodies_with_two_ends_are_refused(void **state)
+{
+    (void)state;
+    expect_status(POST "Content-Length: 4\r\nContent-Length: 0\r\n\r\n" OPEN "\r\n", 400, true);
+    expect_status(POST "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" OPEN "\r\n", 400,
+                  true);
+    expect_status(POST "Content-Length : 4\r\n\r\n" OPEN "\r\n", 400, true);
+    expect_status(POST "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n" OPEN "\r\n", 501, true);
+    expect_status(POST "Transfer-Encoding: chunked\r\n\r\nzz\r\n" OPEN "\r\n", 400, true);
+    expect_status(POST "Content-Length: -1\r\n\r\n" OPEN "\r\n", 400, true);
+    expect_status("GET /open HTTP/1.1\r\n\r\n", 400, true);
+    expect_status(POST "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", 200, false);
+}
+
+static void requests_in_a_row_are_answered_in_order(void **state)
+{
+    (void)state;
+    q3_text all = { 0 };
+    int fd = begin_to_say(q3_server_port(server),
+                          POST "Content-Length: 1\r\n\r\na" OPEN "\r\nPUT /open HTTP/1.1\r\n"
+                               "Host: x\r\nConnection: close\r\n\r\n");
+    assert_false(q3_http_read_until(&all, fd, "never"));
+    const char *first = strstr(all.data, "\"body\":\"a\""), *second = strstr(all.data, "\"body\":\"\"");
+    assert_true(first && second && first < second);
+    assert_non_null(strstr(second, "HTTP/1.1 405"));
+    close(fd);
+    q3_text_free(&all);
+}
+
+static void a_head_without_measure_is_refused(void **state)
+{
+    (void)state;
+    q3_text head = { 0 };
+    q3_text_printf(&head, OPEN "X: %040d\r\n\r\n", 0);
+    expect_status(head.data, 200, false);
+    q3_text_free(&head);
+    q3_text_printf(&head, OPEN "X: %040000d\r\n\r\n", 0);
+    expect_status(head.data, 431, true);
+    q3_text_free(&head);
+    q3_text_printf(&head, OPEN);
+    for (int i = 0; i < 5000; i++)
+        q3_text_printf(&head, "X: y\r\n");
+    q3_text_printf(&head, "\r\n");
+    expect_status(head.data, 431, true);
+    q3_text_free(&head);
+}
+
+static void escapes_are_decoded_but_for_nul(void **state)
+{
+    (void)state;
+    int port = q3_server_port(server);
+    q3_reply r = q3_http(port, "GET", "/%6fpen?more=%2b%zz%4", NULL, NULL);
+    assert_string_equal(q3_reply_string(&r, "more"), "+%zz%4");
+    q3_reply_free(&r);
+    q3_reply_expect(q3_http(port, "GET", "/open%00/more", KEY, NULL), 404, "error.message",
+                    "there is no /open%00/more here");
+    q3_reply_expect(q3_http(port, "GET", "/things/a%2Fb/name", KEY, NULL), 404, "error.message",
+                    "there is no /things/a/b/name here");
+}
+
+static void a_path_cannot_begin_a_line_of_the_log(void **state)
+{
+    (void)state;
+    char log[300] = "";
+    int err = dup(STDERR_FILENO), ends[2];
+    assert_int_equal(pipe(ends), 0);
+    dup2(ends[1], STDERR_FILENO);
+    q3_reply r = q3_http(q3_server_port(server), "GE\x1bT", "/a%0ab%1b[31m%ff", NULL, NULL);
+    bool over = q3_server_wait(server, 5);
+    dup2(err, STDERR_FILENO);
+    assert_true(over && read(ends[0], log, sizeof log - 1) > 0);
+    assert_non_null(strstr(log, " GE?T /a?b?[31m? 404 "));
+    for (int i = 0; i < 2; i++)
+        close(ends[i]);
+    close(err);
+    q3_reply_free(&r);
 }
 
 static void request_ids_are_kept_or_made(void **state)
@@ -320,12 +471,19 @@ int main(void)
         cmocka_unit_test(a_key_opens_what_is_not_open),
         cmocka_unit_test(large_bodies_are_refused_with_a_sentence),
         cmocka_unit_test(a_body_without_end_is_cut_off),
-        cmocka_unit_test(a_slow_sender_is_cut_off),
+        cmocka_unit_test(who_asks_byte_by_byte_is_cut_off_and_who_idles_is_not),
+        cmocka_unit_test(bodies_with_two_ends_are_refused),
+        cmocka_unit_test(requests_in_a_row_are_answered_in_order),
+        cmocka_unit_test(a_head_without_measure_is_refused),
+        cmocka_unit_test(escapes_are_decoded_but_for_nul),
         cmocka_unit_test(request_ids_are_kept_or_made),
         cmocka_unit_test(one_origin_may_ask),
         cmocka_unit_test(pieces_are_sent_as_they_come),
         cmocka_unit_test(who_hangs_up_is_noticed),
         cmocka_unit_test(the_port_is_named_when_it_is_taken),
     };
-    return cmocka_run_group_tests(tests, start, stop);
+    const struct CMUnitTest logged[] = { cmocka_unit_test(a_path_cannot_begin_a_line_of_the_log) };
+    int failed = cmocka_run_group_tests(tests, start, stop);
+    q3_log_set_level(Q3_LOG_DETAIL); // while no thread of a server reads it
+    return failed + cmocka_run_group_tests(logged, start, stop);
 }
