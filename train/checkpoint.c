@@ -212,6 +212,7 @@ static bool harmless(int id)
                                             "model.weight_cache",
                                             "eval.",
                                             "train.save_total_limit",
+                                            "train.report_to",
                                             "train.gradient_checkpointing" };
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
         if (strncmp(q3_config_table[id].name, prefixes[i], strlen(prefixes[i])) == 0)

@@ -194,12 +194,34 @@ static q3_status check_labels(const q3_config *cfg)
     return Q3_OK;
 }
 
+static q3_status check_report(const q3_config *cfg)
+{
+    static const char *const known[] = { "tensorboard", "wandb", "none" };
+    enum { KNOWN = sizeof known / sizeof *known };
+    const q3_config_words *words = &cfg->train.report_to;
+    for (int i = 0; i < words->n; i++) {
+        const char *word = words->items[i], *nearest = q3_nearest(word, known, KNOWN);
+        int k = 0;
+        while (k < KNOWN && strcmp(word, known[k]) != 0)
+            k++;
+        if (k == KNOWN)
+            return BREACH(cfg, Q3_KEY_train_report_to,
+                          "\"train.report_to\" has \"%.60s\"; it takes tensorboard, wandb and none%s%s%s",
+                          word, nearest ? "; did you mean \"" : "", nearest ? nearest : "",
+                          nearest ? "\"?" : "");
+        if (strcmp(word, "none") == 0 && words->n > 1)
+            return BREACH(cfg, Q3_KEY_train_report_to,
+                          "\"train.report_to\" has \"none\" beside others; leave out \"none\" or the others");
+    }
+    return Q3_OK;
+}
+
 q3_status q3_config_check(const q3_config *cfg)
 {
-    static q3_status (*const rules[])(const q3_config *) = {
-        check_build, check_quantization, check_tune,     check_schedule, check_optimizer,
-        check_turns, check_data,         check_sampling, check_labels
-    };
+    static q3_status (*const rules[])(const q3_config *) = { check_build,    check_quantization, check_tune,
+                                                             check_schedule, check_optimizer,    check_turns,
+                                                             check_data,     check_sampling,     check_labels,
+                                                             check_report };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         Q3_TRY(rules[i](cfg));
     return Q3_OK;
