@@ -196,7 +196,7 @@ static q3_status check_labels(const q3_config *cfg)
 
 static q3_status check_report(const q3_config *cfg)
 {
-    static const char *const known[] = { "tensorboard", "wandb", "none" };
+    static const char *const known[] = { "tensorboard", "mlflow", "wandb", "none" };
     enum { KNOWN = sizeof known / sizeof *known };
     const q3_config_words *words = &cfg->train.report_to;
     for (int i = 0; i < words->n; i++) {
@@ -206,7 +206,7 @@ static q3_status check_report(const q3_config *cfg)
             k++;
         if (k == KNOWN)
             return BREACH(cfg, Q3_KEY_train_report_to,
-                          "\"train.report_to\" has \"%.60s\"; it takes tensorboard, wandb and none%s%s%s",
+                          "\"train.report_to\" has \"%.60s\"; it takes tensorboard, mlflow, wandb and none%s%s%s",
                           word, nearest ? "; did you mean \"" : "", nearest ? nearest : "",
                           nearest ? "\"?" : "");
         if (strcmp(word, "none") == 0 && words->n > 1)

@@ -5,10 +5,11 @@
 #include <time.h>
 
 #include "core/log.h"
+#include "train/mlflow.h"
 #include "train/run_dir.h"
 #include "train/tensorboard.h"
 
-enum { VIEWS = 1 };
+enum { VIEWS = 2 };
 
 typedef struct shown {
     const q3_view_kind *kind;
@@ -46,7 +47,7 @@ static void tell(shown *s, q3_status st)
     if (st == Q3_OK || s->told)
         return;
     s->told = true;
-    q3_warn("%s: %s; training goes on, and metrics.jsonl has every value", s->kind->name, q3_error());
+    q3_warn("%s: %s; metrics.jsonl has every value", s->kind->name, q3_error());
 }
 
 static void add_view(q3_logger *logger, const q3_view_kind *kind, const q3_view_run *run)
@@ -89,6 +90,11 @@ static void tell_wandb(const q3_view_run *run)
     q3_text_free(&command);
 }
 
+q3_status q3_logger_check(const q3_config *config)
+{
+    return q3_logger_wants(config, "mlflow") ? q3_mlflow_check() : Q3_OK;
+}
+
 q3_status q3_logger_open(q3_logger **out, const q3_view_run *run)
 {
     q3_logger *logger = *out = q3_calloc(1, sizeof *logger);
@@ -101,6 +107,8 @@ q3_status q3_logger_open(q3_logger **out, const q3_view_run *run)
         add_view(logger, &q3_tensorboard, run);
         tell_wandb(run);
     }
+    if (q3_logger_wants(run->config, "mlflow"))
+        add_view(logger, &q3_mlflow, run);
     return Q3_OK;
 }
 

@@ -1,7 +1,7 @@
 /* train/logger.h - where a run's log calls go: to metrics.jsonl, which is the ground truth, and to the views of it that
  * train.report_to names.
  *
- * A log call is a line of metrics.jsonl: one flat JSON object with "step". Each view (train/tensorboard.h) is shown the
+ * A log call is a line of metrics.jsonl: one flat JSON object with "step". Each view (train/tensorboard.h, train/mlflow.h) is shown the
  * numbers of that same line. Only metrics.jsonl can end a training: what a view cannot do is told once, as a warning, and
  * the view keeps what it has and tries again with the next line. The first rank alone has a logger.
  */
@@ -32,6 +32,9 @@ typedef struct q3_view_kind {
 } q3_view_kind;
 
 typedef struct q3_logger q3_logger;
+
+/* Whether the environment has what the views need; asked before anything is loaded. Error: Q3_ERR_USAGE. */
+q3_status q3_logger_check(const q3_config *config);
 
 /* Opens the views of a run. Errors: Q3_ERR_MEMORY. */
 q3_status q3_logger_open(q3_logger **out, const q3_view_run *run);

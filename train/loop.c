@@ -282,6 +282,8 @@ static q3_status choose(char **dir, char **checkpoint, const q3_config *config, 
     q3_status st = Q3_OK;
     *dir = *checkpoint = NULL;
     if (!q3_group_rank(options->group))
+        st = q3_logger_check(config);
+    if (st == Q3_OK && !q3_group_rank(options->group))
         st = q3_run_dir_choose(dir, checkpoint, config->train.output_dir, options);
     Q3_TRY(st); // the others go down with the first rank
     Q3_TRY(share_path(dir, options->group));
