@@ -17,7 +17,7 @@ enum {
     CONNECT_SECONDS = 5,
     CALL_SECONDS = 30,
     REST_SECONDS = 10,  // between attempts to reach a server that was away
-    CLOSE_SECONDS = 10, // for what is left when the run has ended
+    CLOSE_SECONDS = 30, // for what is left when the run has ended
     METRICS = 1000,     // of a call, as the interface allows
     PARAMS = 100,
     VALUE_BYTES = 6000, // of a parameter
@@ -337,10 +337,13 @@ static void clean(char *out, size_t bytes, const char *name)
 static cJSON *metric_of(const cJSON *value, const q3_log_call *call)
 {
     char name[256];
+    q3_text number = { 0 }; // of cJSON's own digits the last one may be missing
     cJSON *metric = cJSON_CreateObject();
     clean(name, sizeof name, value->string);
-    if (cJSON_AddStringToObject(metric, "key", name) &&
-        cJSON_AddNumberToObject(metric, "value", value->valuedouble) &&
+    q3_text_json_number(&number, value->valuedouble);
+    bool whole = !number.failed && cJSON_AddRawToObject(metric, "value", number.data);
+    q3_text_free(&number);
+    if (whole && cJSON_AddStringToObject(metric, "key", name) &&
         cJSON_AddNumberToObject(metric, "timestamp", (double)(int64_t)(1e3 * call->time)) &&
         cJSON_AddNumberToObject(metric, "step", (double)call->step))
         return metric;

@@ -2,7 +2,7 @@
  *
  * A thread of its own speaks to the server: a training only puts values into a queue and waits for nobody, however slow the
  * server is. Server away: one warning; values are kept (100,000 of them, later ones are left out) and sent when it is
- * back, which is tried every ten seconds; at the end of the run for at most ten seconds more. What a server refuses for
+ * back, which is tried every ten seconds; at the end of the run once more, for at most 30 seconds. What a server refuses for
  * good (status 400) is told and left out.
  *
  * From the environment, as MLflow's own client: MLFLOW_TRACKING_URI (needed), MLFLOW_EXPERIMENT_NAME or

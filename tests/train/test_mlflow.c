@@ -122,7 +122,8 @@ static void write_line(q3_logger *logger, const char *text)
 static void log_some(q3_status how)
 {
     q3_logger *logger = start();
-    write_line(logger, "{\"step\": 1, \"loss\": 1.25, \"grad_norm\": null, \"learning_rate\": 0.0002}");
+    write_line(logger,
+               "{\"step\": 1, \"loss\": 5.4064435958862305, \"grad_norm\": null, \"learning_rate\": 0.0002}");
     write_line(logger, "{\"step\": 2, \"gen_eval/post_f1_a*b\": 0.5}");
     q3_logger_close(logger, how);
 }
@@ -194,7 +195,7 @@ static void expect_metrics(int first, const metric *want, int n)
     assert_int_equal(at, n);
 }
 
-static const metric some[] = { { "loss", 1.25, 1 },
+static const metric some[] = { { "loss", 5.4064435958862305, 1 },
                                { "learning_rate", 0.0002, 1 },
                                { "gen_eval/post_f1_a_b", 0.5, 2 } };
 
@@ -258,7 +259,7 @@ static void values_wait_for_a_server_that_is_away(void **state)
     q3_logger *logger = start();
     for (int i = 0; there.asked < 1 && i < 2000; i++)
         usleep(1000);
-    write_line(logger, "{\"step\": 1, \"loss\": 1.25, \"learning_rate\": 0.0002}");
+    write_line(logger, "{\"step\": 1, \"loss\": 5.4064435958862305, \"learning_rate\": 0.0002}");
     write_line(logger, "{\"step\": 2, \"gen_eval/post_f1_a*b\": 0.5}");
     q3_logger_close(logger, Q3_OK); // the second attempt
     expect_metrics(2, some, 3);
@@ -271,7 +272,7 @@ static void nobody_waits_for_a_slow_server(void **state)
     there.slow_us = 200000;
     double begin_at = q3_seconds();
     q3_logger *logger = start();
-    write_line(logger, "{\"step\": 1, \"loss\": 1.25, \"learning_rate\": 0.0002}");
+    write_line(logger, "{\"step\": 1, \"loss\": 5.4064435958862305, \"learning_rate\": 0.0002}");
     write_line(logger, "{\"step\": 2, \"gen_eval/post_f1_a*b\": 0.5}");
     assert_true(q3_seconds() - begin_at < 0.15);
     q3_logger_close(logger, Q3_OK);
