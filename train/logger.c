@@ -64,8 +64,8 @@ static const char *environment(const char *name)
     return value && *value ? value : NULL;
 }
 
-/* Weights & Biases has no client in C, but its own program takes event files: the command for it, once, where somebody
- * expects it. */
+/* Weights & Biases has no client in C, but its own program takes event files (tried: 0.27 and 0.28 do, 0.29 wants
+ * --legacy, 0.30 no longer does): the command for it, where somebody expects it. */
 static void tell_wandb(const q3_view_run *run)
 {
     static const char *const marks[] = { "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_ENTITY",
@@ -84,9 +84,9 @@ static void tell_wandb(const q3_view_run *run)
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         if (environment(options[i][0]))
             q3_text_printf(&command, " %s %s", options[i][1], environment(options[i][0]));
-    q3_info("W&B         is not fed from here, it has no client in C; `%s %s` uploads the event files%s",
+    q3_info("W&B         has no client in C; `%s %s` of wandb below 0.29 uploads the event files%s",
             command.data ? command.data : "wandb sync", run->dir,
-            environment("WANDB_NAME") ? " (but takes no name: WANDB_NAME is left)" : "");
+            environment("WANDB_NAME") ? ", though not WANDB_NAME" : "");
     q3_text_free(&command);
 }
 

@@ -35,7 +35,8 @@ typedef struct client {
     bool begun;             // the server knows that the run is under way
     cJSON *params;          // still to be sent: {key, value} each
     cJSON *metrics;         // the thread's own: {key, value, timestamp, step} each, oldest first
-    bool told;              // that the server is away
+    bool told;              // a failure
+    long status;            // of the last answer; 0: there was none
     struct curl_slist *headers;
     pthread_t thread;
     pthread_mutex_t lock; // of what follows
@@ -116,19 +117,19 @@ static void set_options(CURL *c, client *m, const char *url, const char *body, q
 }
 
 /* Parses the answer and judges it. Q3_ERR_FORMAT: the server will never take this. */
-static q3_status judge(q3_json *out, const client *m, const q3_text *answer, CURLcode code, long status)
+static q3_status judge(q3_json *out, const client *m, const q3_text *answer, CURLcode code)
 {
     const char *message = NULL;
     if (code != CURLE_OK)
         return q3_fail(Q3_ERR_NETWORK, "%s: %s", m->shown,
                        code == CURLE_ABORTED_BY_CALLBACK ? "answers too slowly" : curl_easy_strerror(code));
     q3_status st = q3_json_parse(out, answer->data ? answer->data : "", answer->size, m->shown, 1);
-    if (status == 200)
+    if (m->status == 200)
         return st ? q3_fail(Q3_ERR_NETWORK, "%s: its answer is not MLflow's", m->shown) : Q3_OK;
     if (st == Q3_OK)
         message = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(out->root, "message"));
-    return q3_fail(status == 400 ? Q3_ERR_FORMAT : Q3_ERR_NETWORK, "%s answers with status %ld%s%.300s",
-                   m->shown, status, message ? ": " : "", message ? message : "");
+    return q3_fail(m->status == 400 ? Q3_ERR_FORMAT : Q3_ERR_NETWORK, "%s answers with status %ld%s%.300s",
+                   m->shown, m->status, message ? ": " : "", message ? message : "");
 }
 
 /* The string at "run.info.run_id" of the answer; NULL when there is none. */
@@ -144,8 +145,8 @@ static const char *string_at(const cJSON *object, const char *path)
 }
 
 /* POSTs `body` (ended here), or GETs where it is NULL. Where `out` is not NULL it gets the answer's string at `wanted`
- * (heap). *status is the server's; 0: none. */
-static q3_status call(char **out, long *status, client *m, const char *path, cJSON *body, const char *wanted)
+ * (heap). */
+static q3_status call(char **out, client *m, const char *path, cJSON *body, const char *wanted)
 {
     q3_text url = { 0 }, answer = { 0 };
     q3_json doc = { 0 };
@@ -153,12 +154,12 @@ static q3_status call(char **out, long *status, client *m, const char *path, cJS
     char *text = body ? cJSON_PrintUnformatted(body) : NULL;
     q3_text_printf(&url, "%s/api/2.0/mlflow/%s", m->uri, path);
     q3_status st = Q3_ERR_MEMORY;
-    *status = 0;
+    m->status = 0;
     if (c && !url.failed && (text || !body)) {
         set_options(c, m, url.data, text, &answer);
         CURLcode code = curl_easy_perform(c);
-        curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, status);
-        st = judge(&doc, m, &answer, code, *status);
+        curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &m->status);
+        st = judge(&doc, m, &answer, code);
     }
     if (st == Q3_OK && out) {
         const char *value = string_at(doc.root, wanted);
@@ -179,21 +180,19 @@ static q3_status call(char **out, long *status, client *m, const char *path, cJS
 static q3_status find_experiment(client *m)
 {
     const char *name = environment("MLFLOW_EXPERIMENT_NAME"), *id = environment("MLFLOW_EXPERIMENT_ID");
-    long status = 0;
     if (!name)
         return (m->experiment = q3_strdup(id ? id : "0")) ? Q3_OK : Q3_ERR_MEMORY;
     q3_text path = { 0 };
     q3_text_printf(&path, "experiments/get-by-name?experiment_name=");
     q3_hub_escape(&path, name, false);
-    q3_status st = path.failed
-                       ? Q3_ERR_MEMORY
-                       : call(&m->experiment, &status, m, path.data, NULL, "experiment.experiment_id");
+    q3_status st =
+        path.failed ? Q3_ERR_MEMORY : call(&m->experiment, m, path.data, NULL, "experiment.experiment_id");
     q3_text_free(&path);
-    if (status != 404)
+    if (m->status != 404)
         return st;
     cJSON *body = cJSON_CreateObject();
     cJSON_AddStringToObject(body, "name", name);
-    return call(&m->experiment, &status, m, "experiments/create", body, "experiment_id");
+    return call(&m->experiment, m, "experiments/create", body, "experiment_id");
 }
 
 static void add_pair(cJSON *list, const char *key, const char *value)
@@ -207,14 +206,13 @@ static void add_pair(cJSON *list, const char *key, const char *value)
 
 static q3_status create_run(client *m)
 {
-    long status;
     cJSON *body = cJSON_CreateObject(), *tags = cJSON_AddArrayToObject(body, "tags");
     add_pair(tags, "mlflow.source.name", "qwen3-sft " Q3_VERSION);
     add_pair(tags, "output_dir", m->directory);
     cJSON_AddStringToObject(body, "experiment_id", m->experiment);
     cJSON_AddStringToObject(body, "run_name", m->name);
     cJSON_AddNumberToObject(body, "start_time", (double)m->start);
-    Q3_TRY(call(&m->run, &status, m, "runs/create", body, "run.info.run_id"));
+    Q3_TRY(call(&m->run, m, "runs/create", body, "run.info.run_id"));
     q3_info("mlflow      %s/#/experiments/%s/runs/%s", m->shown, m->experiment, m->run);
     m->begun = true;
     return Q3_OK;
@@ -222,13 +220,12 @@ static q3_status create_run(client *m)
 
 static q3_status update_run(client *m, const char *run_status)
 {
-    long status;
     cJSON *body = cJSON_CreateObject();
     cJSON_AddStringToObject(body, "run_id", m->run);
     cJSON_AddStringToObject(body, "status", run_status);
     if (strcmp(run_status, "RUNNING") != 0)
         cJSON_AddNumberToObject(body, "end_time", 1e3 * (double)time(NULL));
-    return call(NULL, &status, m, "runs/update", body, NULL);
+    return call(NULL, m, "runs/update", body, NULL);
 }
 
 static q3_status begin(client *m)
@@ -257,12 +254,11 @@ static q3_status send_list(client *m, cJSON *list, const char *name, int most)
 {
     while (list->child) {
         int n = 0;
-        long status;
         cJSON *body = cJSON_CreateObject(), *batch = cJSON_AddArrayToObject(body, name);
         cJSON_AddStringToObject(body, "run_id", m->run);
         for (cJSON *item = list->child; item && n < most; item = item->next, n++)
             cJSON_AddItemReferenceToArray(batch, item);
-        q3_status st = call(NULL, &status, m, "runs/log-batch", body, NULL);
+        q3_status st = call(NULL, m, "runs/log-batch", body, NULL);
         if (st == Q3_ERR_FORMAT)
             complain(m, "it is left out");
         else if (st != Q3_OK)

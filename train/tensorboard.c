@@ -9,7 +9,7 @@
 
 #include "core/file.h"
 
-enum { KEPT_BYTES = 16 << 20, HOST_BYTES = 256 };
+enum { KEPT_BYTES = 16 << 20, HOST_BYTES = 256, METRICS_LIMIT = 1 << 30 };
 
 /* ---- records ---- */
 
@@ -241,12 +241,35 @@ static q3_status board_write(void *view, const q3_log_call *call)
     return st ? st : written;
 }
 
+/* The lines of metrics.jsonl that have the step at which the run goes on. */
+static void tell_again(q3_text *out, const q3_view_run *run, double now)
+{
+    char *path = q3_path_join(run->dir, "metrics.jsonl"), *text = NULL;
+    size_t size = 0;
+    if (path && q3_file_exists(path) && q3_file_read(&text, &size, path, METRICS_LIMIT) != Q3_OK)
+        out->failed = true;
+    for (size_t at = 0, n; at < size; at += n + 1) {
+        q3_json doc = { 0 };
+        q3_log_call call = { .step = -1, .time = now };
+        n = strcspn(text + at, "\n");
+        if (q3_json_parse(&doc, text + at, n, path, 1) == Q3_OK &&
+            q3_json_int(&call.step, &doc, doc.root, "step", -1) == Q3_OK && call.step == run->step) {
+            call.line = doc.root;
+            q3_event_scalars(out, &call);
+        }
+        q3_json_close(&doc);
+    }
+    q3_free(text);
+    q3_free(path);
+}
+
 static void begin(q3_text *out, const q3_view_run *run)
 {
     double now = (double)time(NULL);
     q3_text config = { 0 };
     q3_event_version(out, now);
-    q3_event_session(out, now, run->step ? run->step + 1 : 0);
+    q3_event_session(out, now, run->step);
+    tell_again(out, run, now);
     q3_text_printf(&config, "```json\n");
     q3_config_json(&config, run->config);
     q3_text_printf(&config, "```\n");
