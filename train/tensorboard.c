@@ -43,15 +43,13 @@ static void put_crc(q3_text *out, const char *data, size_t n)
 static void put_record(q3_text *out, q3_text *event)
 {
     if (!event->failed) {
-        q3_text length = { 0 };
-        put_fixed(&length, event->size, 8);
-        if (length.data)
-            put_crc(&length, length.data, length.size);
-        q3_text_append(out, length.data, length.size);
+        char length[8];
+        for (int i = 0; i < 8; i++)
+            length[i] = (char)(event->size >> 8 * i & 0xFF);
+        q3_text_append(out, length, sizeof length);
+        put_crc(out, length, sizeof length);
         q3_text_append(out, event->data, event->size);
         put_crc(out, event->data, event->size);
-        out->failed = out->failed || length.failed;
-        q3_text_free(&length);
     }
     out->failed = out->failed || event->failed;
     q3_text_free(event);
@@ -223,7 +221,7 @@ static q3_status keep(board *b, q3_text *records)
     q3_status st = records->failed ? Q3_ERR_MEMORY : Q3_OK;
     if (st == Q3_OK && b->kept.size + records->size > KEPT_BYTES)
         st = q3_fail(Q3_ERR_LIMIT, "%s: cannot be written for too long; later values are left out", b->path);
-    if (st == Q3_OK)
+    if (st == Q3_OK && records->size)
         q3_text_append(&b->kept, records->data, records->size);
     if (b->kept.failed) // what it had stays
         st = Q3_ERR_MEMORY;
