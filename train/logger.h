@@ -24,7 +24,7 @@ typedef struct q3_view_run {
     int64_t step;            /* done before; 0: it begins at the beginning */
 } q3_view_run;
 
-/* Functions leave their sentence as usual; a view is NULL after a failed open. */
+/* Functions leave their sentence as usual. After a failed open the view is NULL, or tries again with the next line. */
 typedef struct q3_view_kind {
     const char *name; /* for messages */
     q3_status (*open)(void **out, const q3_view_run *run);
