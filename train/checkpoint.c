@@ -217,6 +217,7 @@ static bool harmless(int id, const q3_config *now)
                                             "model.weight_cache",
                                             "eval.",
                                             "train.save_total_limit",
+                                            "train.report_to",
                                             "train.gradient_checkpointing" };
     if (q3_best_of_answers(&now->train) && strncmp(q3_config_table[id].name, "eval.", 5) == 0)
         return id == Q3_KEY_eval_pre || id == Q3_KEY_eval_post;

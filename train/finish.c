@@ -107,10 +107,7 @@ static q3_status append_metrics(const q3_trainer *t, const char *prefix, const q
         q3_text_json_number(&line, m->label[i].f1);
     }
     q3_text_printf(&line, "}\n");
-    q3_status st =
-        line.failed ? Q3_ERR_MEMORY : q3_metrics_append(t->output_dir, line.data, line.size, false);
-    q3_text_free(&line);
-    return st;
+    return q3_logger_write(t->logger, &line, false);
 }
 
 /* What was trained is in a checkpoint by now, unless train.save_strategy is no. */
@@ -212,9 +209,7 @@ static q3_status summary_line(q3_finisher *f)
     q3_text_printf(&line, ", \"train_loss\": ");
     q3_text_json_number(&line, t->state.step ? t->state.loss_total / (double)t->state.step : 0);
     q3_text_printf(&line, "}\n");
-    q3_status st = line.failed ? Q3_ERR_MEMORY : q3_metrics_append(t->output_dir, line.data, line.size, true);
-    q3_text_free(&line);
-    return st;
+    return q3_logger_write(t->logger, &line, true);
 }
 
 /* Examples for the report: changed answers first, each with its picture and its text. */

@@ -28,10 +28,7 @@ static q3_status write_metrics(q3_trainer *t, const q3_log_entry *e, const char 
 {
     q3_text line = { 0 };
     q3_log_line(&line, e, extra);
-    q3_status st =
-        line.failed ? Q3_ERR_MEMORY : q3_metrics_append(t->output_dir, line.data, line.size, false);
-    q3_text_free(&line);
-    return st;
+    return q3_logger_write(t->logger, &line, false);
 }
 
 /* Time since the last log: for the rates that are shown. */
@@ -278,11 +275,14 @@ static q3_status prepare(q3_trainer *t, const char *checkpoint, const q3_run_opt
 static q3_status run_first(q3_trainer *t, const q3_run_options *options)
 {
     q3_finisher f;
+    const q3_view_run run = { .dir = t->output_dir, .config = t->config, .step = t->state.step };
+    Q3_TRY(q3_logger_open(&t->logger, &run));
     q3_finish_create(&f, t);
     q3_status st = q3_finish_before(&f);
     st = st ? st : train(t, options);
     st = st ? st : q3_finish_after(&f);
     q3_finish_destroy(&f);
+    q3_logger_close(t->logger, st);
     return st;
 }
 
@@ -320,6 +320,8 @@ static q3_status choose(char **dir, char **checkpoint, const q3_config *config, 
     q3_status st = Q3_OK;
     *dir = *checkpoint = NULL;
     if (!q3_group_rank(options->group))
+        st = q3_logger_check(config);
+    if (st == Q3_OK && !q3_group_rank(options->group))
         st = q3_run_dir_choose(dir, checkpoint, config->train.output_dir, options);
     Q3_TRY(st); // the others go down with the first rank
     Q3_TRY(share_path(dir, options->group));

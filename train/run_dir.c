@@ -10,6 +10,7 @@
 
 #include "core/file.h"
 #include "train/checkpoint.h"
+#include "train/tensorboard.h"
 
 enum { MAX_NUMBER = 10000, METRICS_LIMIT = 1 << 30 };
 
@@ -244,6 +245,19 @@ static q3_status adopt_best(const char *dir, const char *from, int64_t step)
     return st;
 }
 
+/* What a view of metrics.jsonl has written. */
+static q3_status adopt_events(const char *dir, const char *from)
+{
+    q3_status st = Q3_OK;
+    DIR *d = opendir(from);
+    for (struct dirent *e; d && st == Q3_OK && (e = readdir(d)) != NULL;)
+        if (strncmp(e->d_name, Q3_TENSORBOARD_PREFIX, sizeof Q3_TENSORBOARD_PREFIX - 1) == 0)
+            st = copy_in(dir, from, e->d_name);
+    if (d)
+        closedir(d);
+    return st;
+}
+
 q3_status q3_run_dir_adopt(const char *dir, const char *checkpoint, int64_t best_step)
 {
     char *from = q3_path_dir(checkpoint);
@@ -253,6 +267,7 @@ q3_status q3_run_dir_adopt(const char *dir, const char *checkpoint, int64_t best
     q3_status st = eval ? Q3_OK : Q3_ERR_MEMORY;
     if (st == Q3_OK && !same_place(dir, from)) {
         st = has(from, "metrics.jsonl") ? copy_in(dir, from, "metrics.jsonl") : Q3_OK;
+        st = st ? st : adopt_events(dir, from);
         st = st == Q3_OK && q3_dir_exists(eval) ? copy_in(dir, from, "eval") : st;
         st = st == Q3_OK && best_step >= 0 ? adopt_best(dir, from, best_step) : st;
     }

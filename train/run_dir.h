@@ -28,7 +28,7 @@ q3_status q3_run_dir_choose(char **dir, char **checkpoint, const char *output_di
 q3_status q3_run_dir_prepare(const char *dir, bool overwrite);
 
 /* Makes `dir` the place where the run of `checkpoint` goes on: when that lies elsewhere, its best checkpoint,
- * metrics.jsonl and eval/ are copied. */
+ * metrics.jsonl, event files and eval/ are copied. */
 q3_status q3_run_dir_adopt(const char *dir, const char *checkpoint, int64_t best_step);
 
 /* True when the run in `dir` has written its last file. */

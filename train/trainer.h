@@ -13,6 +13,7 @@
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 #include "train/config.h"
+#include "train/logger.h"
 #include "train/ranks.h"
 #include "train/state.h"
 
@@ -62,6 +63,7 @@ typedef struct q3_trainer {
     int64_t accumulation;
     q3_state state;
     const char *output_dir; /* borrowed */
+    q3_logger *logger;      /* of the first rank, while it runs */
     /* of this process, for the summary */
     int64_t tokens;   /* trained tokens, pictures included */
     double seconds;   /* spent in steps */

@@ -385,6 +385,10 @@ static void rules_between_keys_name_the_keys(void **state)
         "\"train.eval_strategy\" is \"no\"");
     assert_unsound(OVERRIDES("eval.labels=a"), "at least 2");
     assert_unsound(OVERRIDES("eval.labels=a,b,a"), "\"a\" twice");
+    assert_sound(OVERRIDES("train.report_to=wandb,tensorboard"));
+    assert_unsound(OVERRIDES("train.report_to=tensorbord"), "did you mean \"tensorboard\"?");
+    assert_unsound(OVERRIDES("train.report_to=comet_ml"), "it takes tensorboard, mlflow, wandb and none");
+    assert_unsound(OVERRIDES("train.report_to=none,wandb"), "\"none\" beside others");
 }
 
 static void a_rule_points_into_the_file(void **state)

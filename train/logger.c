@@ -1,0 +1,153 @@
+#include "train/logger.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/log.h"
+#include "train/mlflow.h"
+#include "train/run_dir.h"
+#include "train/tensorboard.h"
+
+enum { VIEWS = 2 };
+
+typedef struct shown {
+    const q3_view_kind *kind;
+    void *view;
+    bool told; /* a failure of it */
+} shown;
+
+struct q3_logger {
+    char *dir;
+    shown views[VIEWS];
+    int n;
+};
+
+bool q3_logger_wants(const q3_config *config, const char *word)
+{
+    const q3_config_words *words = &config->train.report_to;
+    for (int i = 0; i < words->n; i++)
+        if (strcmp(words->items[i], word) == 0)
+            return true;
+    return false;
+}
+
+void q3_logger_tag(q3_text *out, const char *key)
+{
+    if (strchr(key, '/'))
+        q3_text_printf(out, "%s", key);
+    else if (strncmp(key, "eval_", 5) == 0)
+        q3_text_printf(out, "eval/%s", key + 5);
+    else
+        q3_text_printf(out, "train/%s", key);
+}
+
+static void tell(shown *s, q3_status st)
+{
+    if (st == Q3_OK || s->told)
+        return;
+    s->told = true;
+    q3_warn("%s: %s; metrics.jsonl has every value", s->kind->name, q3_error());
+}
+
+static void add_view(q3_logger *logger, const q3_view_kind *kind, const q3_view_run *run)
+{
+    shown s = { .kind = kind };
+    tell(&s, kind->open(&s.view, run));
+    if (s.view)
+        logger->views[logger->n++] = s;
+}
+
+static const char *environment(const char *name)
+{
+    const char *value = getenv(name);
+    return value && *value ? value : NULL;
+}
+
+/* Weights & Biases has no client in C, but its own program takes event files (tried: 0.27 and 0.28 do, 0.29 wants
+ * --legacy, 0.30 no longer does): the command for it, where somebody expects it. */
+static void tell_wandb(const q3_view_run *run)
+{
+    static const char *const marks[] = { "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_ENTITY",
+                                         "WANDB_NAME",    "WANDB_RUN_ID",  "WANDB_DIR" };
+    static const char *const options[][2] = { { "WANDB_PROJECT", "--project" },
+                                              { "WANDB_ENTITY", "--entity" },
+                                              { "WANDB_RUN_ID", "--id" } };
+    const char *mode = environment("WANDB_MODE");
+    bool expected = q3_logger_wants(run->config, "wandb");
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
+        expected = expected || environment(marks[i]);
+    if (!expected || (mode && strcmp(mode, "disabled") == 0))
+        return;
+    q3_text command = { 0 };
+    q3_text_printf(&command, "wandb sync");
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
+        if (environment(options[i][0]))
+            q3_text_printf(&command, " %s %s", options[i][1], environment(options[i][0]));
+    q3_info("W&B         has no client in C; `%s %s` of wandb below 0.29 uploads the event files%s",
+            command.data ? command.data : "wandb sync", run->dir,
+            environment("WANDB_NAME") ? ", though not WANDB_NAME" : "");
+    q3_text_free(&command);
+}
+
+q3_status q3_logger_check(const q3_config *config)
+{
+    return q3_logger_wants(config, "mlflow") ? q3_mlflow_check() : Q3_OK;
+}
+
+q3_status q3_logger_open(q3_logger **out, const q3_view_run *run)
+{
+    q3_logger *logger = *out = q3_calloc(1, sizeof *logger);
+    if (!logger || !(logger->dir = q3_strdup(run->dir))) {
+        q3_free(logger);
+        *out = NULL;
+        return Q3_ERR_MEMORY;
+    }
+    if (q3_logger_wants(run->config, "tensorboard") || q3_logger_wants(run->config, "wandb")) {
+        add_view(logger, &q3_tensorboard, run);
+        tell_wandb(run);
+    }
+    if (q3_logger_wants(run->config, "mlflow"))
+        add_view(logger, &q3_mlflow, run);
+    return Q3_OK;
+}
+
+void q3_logger_close(q3_logger *logger, q3_status how)
+{
+    for (int i = 0; logger && i < logger->n; i++)
+        tell(&logger->views[i], logger->views[i].kind->close(logger->views[i].view, how));
+    if (logger)
+        q3_free(logger->dir);
+    q3_free(logger);
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void show(q3_logger *logger, const q3_text *line)
+{
+    q3_json doc = { 0 };
+    q3_log_call call = { .time = now() };
+    q3_status st = q3_json_parse(&doc, line->data, line->size, "metrics.jsonl", 1);
+    st = st ? st : q3_json_int(&call.step, &doc, doc.root, "step", 0);
+    call.line = doc.root;
+    for (int i = 0; i < logger->n; i++) {
+        shown *s = &logger->views[i];
+        tell(s, st ? st : s->kind->write(s->view, &call));
+    }
+    q3_json_close(&doc);
+}
+
+q3_status q3_logger_write(q3_logger *logger, q3_text *line, bool sync)
+{
+    q3_status st =
+        line->failed ? Q3_ERR_MEMORY : q3_metrics_append(logger->dir, line->data, line->size, sync);
+    if (st == Q3_OK && logger->n)
+        show(logger, line);
+    q3_text_free(line);
+    return st;
+}
