@@ -115,6 +115,12 @@ void q3_device_set_attention(q3_cuda *cuda, q3_attention_kind kind, q3_dtype act
         q3_detail("attention   the program's own kernels; no cuDNN: %s", why);
 }
 
+void q3_device_set_deterministic(q3_cuda *cuda, bool deterministic)
+{
+    if (cuda && cuda->cudnn)
+        q3_cudnn_set_deterministic(cuda, deterministic);
+}
+
 const char *q3_device_attention_refusal(q3_cuda *cuda)
 {
     return cuda && cuda->cudnn ? q3_cudnn_refusal(cuda) : NULL;
@@ -325,6 +331,11 @@ const char *q3_device_describe(const q3_cuda *cuda)
 void q3_device_set_attention(q3_cuda *cuda, q3_attention_kind kind, q3_dtype activations)
 {
     (void)cuda, (void)kind, (void)activations;
+}
+
+void q3_device_set_deterministic(q3_cuda *cuda, bool deterministic)
+{
+    (void)cuda, (void)deterministic;
 }
 
 const char *q3_device_attention_refusal(q3_cuda *cuda)

@@ -30,6 +30,8 @@ const char *q3_device_describe(const q3_cuda *cuda);
 /* Which attention kernels the device takes for activations of this type. AUTO and CUDNN open cuDNN for bfloat16; where it
  * is asked for and not to be had, a line says so and the own kernels serve. */
 void q3_device_set_attention(q3_cuda *cuda, q3_attention_kind kind, q3_dtype activations);
+/* Whether its backward pass must have the same bits each time (the default); after q3_device_set_attention. */
+void q3_device_set_deterministic(q3_cuda *cuda, bool deterministic);
 /* Why cuDNN did not take the first call that it did not; NULL where there is nothing to tell. */
 const char *q3_device_attention_refusal(q3_cuda *cuda);
 

@@ -124,7 +124,7 @@ static bool same_shape(const q3_cudnn_shape *a, const q3_cudnn_shape *b)
 {
     return a->B == b->B && a->S == b->S && a->heads == b->heads && a->kv_heads == b->kv_heads &&
            a->head_size == b->head_size && a->causal == b->causal && a->backward == b->backward &&
-           a->stats == b->stats && a->deterministic == b->deterministic && a->packed_qkv == b->packed_qkv;
+           a->stats == b->stats && a->deterministic == b->deterministic;
 }
 
 static void compile(struct q3_cudnn *cudnn, plan *p, const q3_cudnn_shape *shape)

@@ -298,10 +298,10 @@ static void reshape(q3_cudnn_graph *g, q3_cudnn_ref x, q3_cudnn_ref y)
 /* ---- what both directions share ---- */
 
 typedef struct common {
-    dims q_size, kv_size;               // [B, heads, S, D], [B, kv_heads, S, D]
-    dims score_size, row_size;          // [B, heads, S, S], [B, heads, S, 1]
-    dims q_stride, kv_stride, o_stride; // element distances; those between sequences are nominal
-    q3_cudnn_ref offsets_q, offsets_kv, offsets_o;
+    dims q_size, kv_size;      // [B, heads, S, D], [B, kv_heads, S, D]
+    dims score_size, row_size; // [B, heads, S, S], [B, heads, S, 1]
+    dims q_stride, kv_stride;  // element distances; those between sequences are nominal
+    q3_cudnn_ref offsets_q, offsets_kv;
     q3_cudnn_ref lengths_q, lengths_kv;
     q3_cudnn_ref q, kt; // queries; keys with rows and columns exchanged
     q3_cudnn_ref scale, minus_inf;
@@ -311,16 +311,13 @@ static common common_of(q3_cudnn_graph *g)
 {
     const q3_cudnn_shape *s = &g->shape;
     const int64_t B = s->B, S = s->S, H = s->heads, K = s->kv_heads, D = s->head_size;
-    const int64_t q_row = s->packed_qkv ? (H + 2 * K) * D : H * D, kv_row = s->packed_qkv ? q_row : K * D;
     common c = { .q_size = dims_of(B, H, S, D), .kv_size = dims_of(B, K, S, D) };
     c.score_size = dims_of(B, H, S, S);
     c.row_size = dims_of(B, H, S, 1);
-    c.q_stride = dims_of(S * q_row, D, q_row, 1);
-    c.kv_stride = dims_of(S * kv_row, D, kv_row, 1);
-    c.o_stride = dims_of(S * H * D, D, H * D, 1);
+    c.q_stride = dims_of(S * H * D, D, H * D, 1);
+    c.kv_stride = dims_of(S * K * D, D, K * D, 1);
     c.offsets_q = whole_numbers(g, Q3_CUDNN_OFFSETS_Q, B + 1);
-    c.offsets_kv = s->packed_qkv ? c.offsets_q : whole_numbers(g, Q3_CUDNN_OFFSETS_KV, B + 1);
-    c.offsets_o = s->packed_qkv ? whole_numbers(g, Q3_CUDNN_OFFSETS_O, B + 1) : c.offsets_q;
+    c.offsets_kv = whole_numbers(g, Q3_CUDNN_OFFSETS_KV, B + 1);
     c.lengths_q = whole_numbers(g, Q3_CUDNN_LENGTHS_Q, B);
     c.lengths_kv = whole_numbers(g, Q3_CUDNN_LENGTHS_KV, B);
     c.q = operand(g, Q3_CUDNN_Q, Q3_CUDNN_DATA_BFLOAT16, c.q_size, c.q_stride, c.offsets_q);
@@ -389,7 +386,7 @@ static void build_forward(q3_cudnn_graph *g)
 {
     const common c = common_of(g);
     q3_cudnn_ref v = operand(g, Q3_CUDNN_V, Q3_CUDNN_DATA_BFLOAT16, c.kv_size, c.kv_stride, c.offsets_kv);
-    q3_cudnn_ref o = operand(g, Q3_CUDNN_O, Q3_CUDNN_DATA_BFLOAT16, c.q_size, c.o_stride, c.offsets_o);
+    q3_cudnn_ref o = operand(g, Q3_CUDNN_O, Q3_CUDNN_DATA_BFLOAT16, c.q_size, c.q_stride, c.offsets_q);
     q3_cudnn_ref s = causal(g, &c, scores(g, &c));
     q3_cudnn_ref most = result(g, Q3_CUDNN_DATA_FLOAT, c.row_size);
     reduce_to(g, Q3_CUDNN_REDUCE_TENSOR_MAX, s, most);
@@ -455,8 +452,8 @@ static void build_backward(q3_cudnn_graph *g)
     const common c = common_of(g);
     q3_cudnn_ref vt =
         operand(g, Q3_CUDNN_V, bf16, transposed(c.kv_size), transposed(c.kv_stride), c.offsets_kv);
-    q3_cudnn_ref o = operand(g, Q3_CUDNN_O, bf16, c.q_size, c.o_stride, c.offsets_o);
-    q3_cudnn_ref dout = operand(g, Q3_CUDNN_DO, bf16, c.q_size, c.o_stride, c.offsets_o);
+    q3_cudnn_ref o = operand(g, Q3_CUDNN_O, bf16, c.q_size, c.q_stride, c.offsets_q);
+    q3_cudnn_ref dout = operand(g, Q3_CUDNN_DO, bf16, c.q_size, c.q_stride, c.offsets_q);
     q3_cudnn_ref dq = operand(g, Q3_CUDNN_DQ, bf16, c.q_size, c.q_stride, c.offsets_q);
     q3_cudnn_ref dk = operand(g, Q3_CUDNN_DK, bf16, c.kv_size, c.kv_stride, c.offsets_kv);
     q3_cudnn_ref dv = operand(g, Q3_CUDNN_DV, bf16, c.kv_size, c.kv_stride, c.offsets_kv);

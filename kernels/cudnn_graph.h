@@ -32,7 +32,6 @@ typedef struct q3_cudnn_shape {
     bool backward;
     bool stats;         /* forward: also writes the log of the sums; backward always reads it */
     bool deterministic; /* backward: dq without atomic adds, for B heads S S 2 bytes of workspace */
-    bool packed_qkv;    /* q, k, v (and dq, dk, dv) are columns of one [T, (heads + 2 kv_heads) D] */
 } q3_cudnn_shape;
 
 /* Everything a plan is given pointers of. Device memory, 16-byte aligned. */
@@ -44,9 +43,8 @@ typedef enum q3_cudnn_tensor {
     Q3_CUDNN_STATS,      /* [B, heads, S] f32: log sum exp, natural; finite in rows beyond the lengths too */
     Q3_CUDNN_LENGTHS_Q,  /* [B] i32 */
     Q3_CUDNN_LENGTHS_KV, /* [B] i32 */
-    Q3_CUDNN_OFFSETS_Q,  /* [B + 1] i32 elements; also those of o unless packed_qkv, of k and v if so */
-    Q3_CUDNN_OFFSETS_KV, /* [B + 1] i32 elements; not with packed_qkv */
-    Q3_CUDNN_OFFSETS_O,  /* [B + 1] i32 elements; only with packed_qkv */
+    Q3_CUDNN_OFFSETS_Q,  /* [B + 1] i32 elements; also those of o */
+    Q3_CUDNN_OFFSETS_KV, /* [B + 1] i32 elements */
     Q3_CUDNN_DO,         /* like o; this and the following: backward only */
     Q3_CUDNN_DQ,         /* like q */
     Q3_CUDNN_DK,         /* like k */

@@ -214,6 +214,7 @@ static bool harmless(int id, const q3_config *now)
                                             "train.output_dir",
                                             "model.device",
                                             "model.attention",
+                                            "model.deterministic",
                                             "model.weight_cache",
                                             "eval.",
                                             "train.save_total_limit",

@@ -57,6 +57,8 @@ void q3_progress_summary(const q3_trainer *t, const char *checkpoint)
         q3_info("ranks       %d, which share the micro-batches of each step", t->ranks.ranks);
     if (c->model.attention != Q3_CONFIG_ATTENTION_AUTO && !t->cuda)
         q3_info("attention   the program's own kernel, exact and in blocks, whatever model.attention says");
+    if (!c->model.deterministic && (!t->cuda || !t->cuda->cudnn))
+        q3_info("bits        the same in each run, whatever model.deterministic says: cuDNN is not at work");
     q3_info("memory      %s for a step (gradient checkpointing %s), %s for weights and optimizer",
             q3_bytes(t->step_plan), q3_checkpointing_names[t->forward.checkpointing],
             q3_bytes(t->run.used + t->values.used));

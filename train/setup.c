@@ -298,6 +298,7 @@ static q3_status open_ground(q3_trainer *t)
     t->ctx.dtype = t->cuda && c->dtype != Q3_CONFIG_DTYPE_FLOAT32 ? Q3_BF16 : Q3_F32;
     q3_device_set_attention(t->cuda, known ? (q3_attention_kind)c->attention : Q3_ATTENTION_AUTO,
                             t->ctx.dtype);
+    q3_device_set_deterministic(t->cuda, c->deterministic);
     t->ctx.seed = (uint64_t)t->config->train.seed;
     return need_model(t);
 }

@@ -42,15 +42,13 @@ static const model models[] = {
 
 typedef struct form {
     const char *name;
-    bool backward, stats, deterministic, packed;
+    bool backward, stats, deterministic;
 } form;
 
 static const form forms[] = {
     { "forward", .backward = false },
     { "forward, stats", .stats = true },
-    { "forward, packed qkv", .stats = true, .packed = true },
     { "backward", .backward = true },
-    { "backward, packed qkv", .backward = true, .packed = true },
     { "backward, deterministic", .backward = true, .deterministic = true },
 };
 
@@ -71,9 +69,7 @@ static bool expected(int sm, const form *f)
     bool old_style = sm / 10 == 8 || sm / 10 == 12;
     if (f->backward && old_style && api->version() < Q3_CUDNN_OLDEST_PACKED)
         return false;
-    if (f->deterministic)
-        return sm == 90;
-    return !(f->backward && f->packed && sm == 120);
+    return !f->deterministic || sm == 90;
 }
 
 static void read_device(int sm, char *to, size_t bytes)
@@ -121,8 +117,7 @@ static q3_cudnn_shape shape_of(const model *m, const form *f, int64_t S)
                              .causal = m->causal,
                              .backward = f->backward,
                              .stats = f->stats,
-                             .deterministic = f->deterministic,
-                             .packed_qkv = f->packed };
+                             .deterministic = f->deterministic };
 }
 
 static tally ask_all(const model *m, const form *f, const char *device)
