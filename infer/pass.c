@@ -268,23 +268,24 @@ static q3_tensor *likeliest_ids(q3_ctx *ctx, const q3_tensor *logits)
 typedef struct found {
     int32_t *count, *flawed, *id; // [n], [1], [n, Q3_WANT_MOST]
     float *value;                 // [n, Q3_WANT_MOST]
-    int64_t words;
 } found;
+
+static int64_t found_words(int64_t n)
+{
+    return n + 1 + 2 * n * Q3_WANT_MOST;
+}
 
 static found found_at(int32_t *words, int64_t n)
 {
     int32_t *id = words + n + 1;
-    return (found){ .count = words,
-                    .flawed = words + n,
-                    .id = id,
-                    .value = (float *)(id + n * Q3_WANT_MOST),
-                    .words = n + 1 + 2 * n * Q3_WANT_MOST };
+    return (
+        found){ .count = words, .flawed = words + n, .id = id, .value = (float *)(id + n * Q3_WANT_MOST) };
 }
 
 /* On a device: what top-k sampling may draw in each row of logits. */
 static q3_tensor *candidate_ids(q3_ctx *ctx, const pass *p, const q3_tensor *logits)
 {
-    const int64_t n = q3_rows(logits), words = found_at(NULL, n).words;
+    const int64_t n = q3_rows(logits), words = found_words(n);
     int32_t *at = q3_scratch(ctx, (size_t)words * sizeof *at);
     const float *temperature =
         q3_on_device(ctx, p->want.temperature, (size_t)n * sizeof *p->want.temperature);
