@@ -37,11 +37,8 @@ static q3_status missing(const reader *r, const char *key)
 static q3_status wrong(const reader *r, const char *key, const char *what)
 {
     int line, column;
-    bool found = q3_json_locate(r->doc, key, &line, &column);
-    if (found && strcmp(r->where, r->doc->name) == 0) // a file of its own, not a line of one
-        return q3_fail(Q3_ERR_DATA, "%s:%d:%d: \"%s\" %s", r->where, line, column, key, what);
-    if (found)
-        return q3_fail(Q3_ERR_DATA, "%s:%d: \"%s\" %s", r->where, column, key, what);
+    if (q3_json_locate(r->doc, key, &line, &column))
+        return q3_fail(Q3_ERR_DATA, "%s:%d:%d: \"%s\" %s", r->doc->name, line, column, key, what);
     return q3_fail(Q3_ERR_DATA, "%s: \"%s\" %s", r->where, key, what);
 }
 
@@ -215,7 +212,9 @@ static q3_status fill(q3_sample *s, const reader *r, const char *dir)
 {
     Q3_TRY(copy(&s->where, r->where));
     if (!cJSON_IsObject(r->doc->root))
-        return q3_fail(Q3_ERR_DATA, "%s: a sample must be a JSON object; write one object per line",
+        return q3_fail(Q3_ERR_DATA,
+                       "%s: a sample must be a JSON object; write one object per line, or an array of them "
+                       "in a .json file",
                        r->where);
     Q3_TRY(read_name(&s->id, r, "id", false));
     Q3_TRY(read_image(s, r, dir));

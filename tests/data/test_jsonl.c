@@ -220,7 +220,7 @@ static void very_long_lines_are_refused(void **state)
     text[0] = text[1] = '\n';
     q3_jsonl *f;
     assert_int_equal(q3_jsonl_open_memory(&f, text, n + 2, "a.jsonl", &DEFAULTS), Q3_ERR_DATA);
-    assert_error("a.jsonl:3: the line has ");
+    assert_error("a.jsonl:3: the sample has ");
     q3_free(text);
 }
 
