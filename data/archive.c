@@ -326,6 +326,7 @@ static q3_status parse_group(q3_sample *out, q3_json *doc, const shard *s, const
         return q3_fail(Q3_ERR_DATA, "%s: no picture beside it (.jpg, .jpeg, .png, .webp or .bmp)", doc->name);
     q3_data_keys own = *keys;
     own.image_key = ""; // the picture is the member, whatever the object says of one
+    own.image_template = NULL;
     own.allow_text_only = true;
     return q3_sample_parse(out, doc, &own, NULL, doc->name);
 }
