@@ -166,6 +166,7 @@ typedef enum q3_config_metric {
     X(train, gradient_checkpointing, ENUM(q3_config_checkpointing, "auto", "auto|none|half|full"), \
       "compute layers again in backward to save memory; auto: as far as memory asks for it") \
     X(train, logging_steps, INT("10", 1, 1e9), "steps between two log lines") \
+    X(train, dataloader_num_workers, INT("1", 1, 64), "threads that make batches ahead of the steps") \
     X(train, report_to, PATTERN("[\"tensorboard\"]"), \
       "who is shown the log beside metrics.jsonl: tensorboard, mlflow, wandb (by `wandb sync`); or none") \
     X(train, eval_steps, INT("50", 1, 1e9), "steps between two evaluations") \
