@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/log.h"
 #include "core/rng.h"
 
 enum { MAX_THREADS = 64, SENTENCE = 1024 };
@@ -32,6 +33,7 @@ struct q3_loader {
     pthread_cond_t changed;
     int64_t to_make; // number of the next batch that a worker takes
     int64_t to_give; // number of the next batch that the consumer gets
+    double waited;   // seconds, by the consumer
     bool stop;
 };
 
@@ -211,8 +213,10 @@ q3_status q3_loader_next(const q3_loaded **out, q3_loader *l)
 {
     pthread_mutex_lock(&l->lock);
     slot *s = &l->slots[l->to_give % l->n_slots];
+    double start = q3_seconds();
     while (!(s->ready && s->number == l->to_give))
         pthread_cond_wait(&l->changed, &l->lock);
+    l->waited += q3_seconds() - start;
     l->to_give++; // the slot of the batch before is free now
     pthread_cond_broadcast(&l->changed);
     pthread_mutex_unlock(&l->lock);
@@ -220,4 +224,9 @@ q3_status q3_loader_next(const q3_loaded **out, q3_loader *l)
         return q3_fail(s->status, "%s", s->sentence);
     *out = &s->loaded;
     return Q3_OK;
+}
+
+double q3_loader_waited(const q3_loader *l)
+{
+    return l->waited;
 }

@@ -53,4 +53,7 @@ int64_t q3_loader_per_epoch(const q3_loader_source *source);
  * batch behind a failed one can still be asked for. */
 q3_status q3_loader_next(const q3_loaded **out, q3_loader *loader);
 
+/* Seconds that q3_loader_next has waited for batches that were not ready, in all. */
+double q3_loader_waited(const q3_loader *loader);
+
 #endif

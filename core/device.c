@@ -298,6 +298,15 @@ size_t q3_device_available(q3_cuda *cuda)
     return free_bytes;
 }
 
+size_t q3_device_used(q3_cuda *cuda)
+{
+    size_t free_bytes, total;
+    if (!cuda)
+        return q3_memory_peak();
+    q3_cuda_memory(cuda, &free_bytes, &total);
+    return total - free_bytes;
+}
+
 #else // a build without CUDA
 
 q3_status q3_device_open(q3_cuda **out, const char *name)
@@ -451,6 +460,12 @@ size_t q3_device_available(q3_cuda *cuda)
 {
     (void)cuda;
     return q3_memory_available();
+}
+
+size_t q3_device_used(q3_cuda *cuda)
+{
+    (void)cuda;
+    return q3_memory_peak();
 }
 
 #endif

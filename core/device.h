@@ -76,6 +76,8 @@ q3_status q3_device_status(q3_cuda *cuda);
 
 /* Bytes that the device could give now; 0 when unknown. */
 size_t q3_device_available(q3_cuda *cuda);
+/* Bytes of the device that are in use, by other programs too; on the CPU the peak resident size of this process. */
+size_t q3_device_used(q3_cuda *cuda);
 
 #if defined(Q3_CUDA)
 #define Q3_CALL(ctx, kernel, args)                                                                           \

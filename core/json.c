@@ -27,24 +27,24 @@ static void install_heap(void)
     cJSON_InitHooks(&hooks);
 }
 
-static void position(const char *text, size_t at, int first_line, int *line, int *column)
+static void position(const q3_json *doc, size_t at, int *line, int *column)
 {
-    *line = first_line;
-    *column = 1;
+    *line = doc->line;
+    *column = doc->column;
     for (size_t i = 0; i < at; i++) {
-        if (text[i] == '\n') {
+        if (doc->text[i] == '\n') {
             ++*line;
             *column = 1;
-        } else if (((unsigned char)text[i] & 0xC0) != 0x80) { // columns count characters, not bytes
+        } else if (((unsigned char)doc->text[i] & 0xC0) != 0x80) { // columns count characters, not bytes
             ++*column;
         }
     }
 }
 
-static q3_status fail_at(const char *name, const char *text, size_t at, int first_line, const char *what)
+static q3_status fail_at(const q3_json *doc, const char *name, size_t at, const char *what)
 {
     int line, column;
-    position(text, at, first_line, &line, &column);
+    position(doc, at, &line, &column);
     return q3_fail(Q3_ERR_FORMAT, "%s:%d:%d: %s", name, line, column, what);
 }
 
@@ -83,14 +83,20 @@ static bool find_nul(size_t *at, const char *text, size_t size)
 
 q3_status q3_json_parse(q3_json *out, const char *text, size_t size, const char *name, int first_line)
 {
+    return q3_json_parse_at(out, text, size, name, first_line, 1);
+}
+
+q3_status q3_json_parse_at(q3_json *out, const char *text, size_t size, const char *name, int line,
+                           int column)
+{
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, install_heap);
-    *out = (q3_json){ .text = text, .size = size };
+    *out = (q3_json){ .text = text, .size = size, .line = line, .column = column };
     size_t bad;
     if (!q3_utf8_valid(text, size, &bad))
-        return fail_at(name, text, bad, first_line, "not valid UTF-8");
+        return fail_at(out, name, bad, "not valid UTF-8");
     if (find_nul(&bad, text, size))
-        return fail_at(name, text, bad, first_line, "a NUL character, which no text here may hold");
+        return fail_at(out, name, bad, "a NUL character, which no text here may hold");
     const char *end = NULL;
     exhausted = false;
     pthread_mutex_lock(&parsing);
@@ -99,14 +105,15 @@ q3_status q3_json_parse(q3_json *out, const char *text, size_t size, const char 
     if (!out->root && exhausted)
         return q3_wrap(Q3_ERR_MEMORY, "%s", name);
     if (!out->root)
-        return fail_at(name, text, end ? (size_t)(end - text) : size, first_line,
+        return fail_at(out, name, end ? (size_t)(end - text) : size,
                        end && (size_t)(end - text) < size ? "not valid JSON here"
                                                           : "the JSON text ends too early");
     while ((size_t)(end - text) < size && isspace((unsigned char)*end))
         end++;
     if ((size_t)(end - text) < size) {
+        q3_status st = fail_at(out, name, (size_t)(end - text), "unexpected text behind the JSON value");
         q3_json_close(out);
-        return fail_at(name, text, (size_t)(end - text), first_line, "unexpected text behind the JSON value");
+        return st;
     }
     out->name = q3_strdup(name);
     if (!out->name) {
@@ -216,7 +223,7 @@ bool q3_json_locate(const q3_json *doc, const char *path, int *line, int *column
             return false;
         path += n + (path[n] == '.');
     }
-    position(doc->text, at ? (size_t)(at - doc->text) : 0, 1, line, column);
+    position(doc, at ? (size_t)(at - doc->text) : 0, line, column);
     return true;
 }
 

@@ -17,6 +17,7 @@ typedef struct q3_json {
     const char *text; /* borrowed or owned, see below */
     size_t size;
     char *name;  /* for messages */
+    int line, column; /* of the text's beginning, from 1 */
     char *owned; /* the text, when q3_json_open read it */
 } q3_json;
 
@@ -28,6 +29,9 @@ q3_status q3_json_open(q3_json *out, const char *path, size_t limit);
  * `first_line` is the line number of the text's beginning (1 for a file, n for the n-th line of a JSONL
  * file). */
 q3_status q3_json_parse(q3_json *out, const char *text, size_t size, const char *name, int first_line);
+/* The same for text that begins within a line: an element of an array. */
+q3_status q3_json_parse_at(q3_json *out, const char *text, size_t size, const char *name, int line,
+                           int column);
 void q3_json_close(q3_json *doc);
 
 /* Line and column (both from 1) of the key at `path`, e.g. "lora.r" or "data.train"; the outermost key of

@@ -27,7 +27,7 @@ typedef struct shard {
 
 typedef struct q3_archive {
     q3_data_keys keys;
-    char *inner; // the JSONL member that the path names; NULL: all
+    char *inner; // the JSONL or array member that the path names; NULL: all
     shard *shards;
     int64_t n_shards;
     int64_t size;
@@ -123,12 +123,6 @@ q3_status q3_archive_check(const char *path)
 
 /* ---- JSONL members ---- */
 
-static bool is_jsonl(const char *name)
-{
-    const char *dot = strrchr(q3_path_base(name), '.');
-    return dot && (strcmp(dot, ".jsonl") == 0 || strcmp(dot, ".ndjson") == 0);
-}
-
 static int by_place(const void *a, const void *b)
 {
     const q3_member *x = *(const q3_member *const *)a, *y = *(const q3_member *const *)b;
@@ -181,8 +175,8 @@ static q3_status open_files(shard *s, const q3_member *const *list, int64_t n, c
 {
     Q3_TRY(check_splits(s, list, n));
     if (n > 1)
-        q3_info("data        %s: takes all of its %lld JSONL members, %s first", s->path, (long long)n,
-                list[0]->name);
+        q3_info("data        %s: takes all of its %lld JSONL or array members, %s first", s->path,
+                (long long)n, list[0]->name);
     s->files = q3_calloc((size_t)n, sizeof *s->files);
     if (!s->files)
         return Q3_ERR_MEMORY;
@@ -267,7 +261,9 @@ static q3_status open_groups(shard *s, const q3_data_keys *keys)
     }
     if (!has_text)
         return q3_fail(Q3_ERR_DATA,
-                       "%s: holds no samples: no .jsonl member, and no KEY.json beside a KEY.jpg", s->path);
+                       "%s: holds no samples: no .jsonl member, no .json with an array, and no KEY.json "
+                       "beside a KEY.jpg",
+                       s->path);
     qsort(s->keyed, (size_t)n, sizeof *s->keyed, by_key);
     for (int64_t i = 0; i < n; i++)
         if (i == 0 || compare_keys(s->keyed[i], s->keyed[s->n - 1]) != 0)
@@ -330,6 +326,7 @@ static q3_status parse_group(q3_sample *out, q3_json *doc, const shard *s, const
         return q3_fail(Q3_ERR_DATA, "%s: no picture beside it (.jpg, .jpeg, .png, .webp or .bmp)", doc->name);
     q3_data_keys own = *keys;
     own.image_key = ""; // the picture is the member, whatever the object says of one
+    own.image_template = NULL;
     own.allow_text_only = true;
     return q3_sample_parse(out, doc, &own, NULL, doc->name);
 }
@@ -449,17 +446,30 @@ static void close_archive(void *self)
     q3_free(a);
 }
 
+/* A .json is the object of the sample whose key it has (members with one key stand together), or an array of samples. */
+static bool is_array(const q3_members *members, int64_t i)
+{
+    const q3_member *m = &members->list[i];
+    size_t at = 0;
+    while (m->bytes && at < m->size && isspace(m->bytes[at]))
+        at++;
+    return q3_jsonl_is_array(m->name) && m->bytes && at < m->size && m->bytes[at] == '[' &&
+           (i == 0 || compare_keys(m, m - 1) != 0) && (i + 1 == members->n || compare_keys(m, m + 1) != 0);
+}
+
 /* The one JSONL member that is asked for, or all of them. */
 static q3_status choose_files(const q3_member **list, int64_t *n, const shard *s, const char *inner)
 {
     *n = 0;
     for (int64_t i = 0; i < s->members.n; i++) {
         const q3_member *m = &s->members.list[i];
-        if (is_jsonl(m->name) && (!inner || strcmp(m->name, inner) == 0))
+        if ((q3_jsonl_is_lines(m->name) || is_array(&s->members, i)) &&
+            (!inner || strcmp(m->name, inner) == 0))
             list[(*n)++] = m;
     }
     if (inner && *n == 0)
-        return q3_fail(Q3_ERR_DATA, "%s/%s: no such .jsonl member in the archive", s->path, inner);
+        return q3_fail(Q3_ERR_DATA, "%s/%s: no such .jsonl member in the archive, nor a .json with an array",
+                       s->path, inner);
     qsort(list, (size_t)*n, sizeof *list, by_place);
     return Q3_OK;
 }

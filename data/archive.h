@@ -1,7 +1,7 @@
 /* data/archive.h - samples out of tar and zip archives (data/archive_members.h), in one of two layouts.
  *
- * With a .jsonl or .ndjson member: its lines are the samples (data/jsonl.h), and pictures are members, by
- * paths relative to that of the JSONL member; metadata.jsonl names them under "file_name", as in image
+ * With a .jsonl or .ndjson member, or a .json with an array: its lines or elements are the samples
+ * (data/jsonl.h), and pictures are members, by paths relative to that of the JSONL member; metadata.jsonl names them under "file_name", as in image
  * folders. Several JSONL members follow each other; those of different splits (train, eval) are refused.
  *
  * Without one, as WebDataset has it: members that share a key, the path up to the first dot of the name, are

@@ -21,11 +21,11 @@ static q3_status find_source(const q3_source **out, const char *path)
         }
     if (!q3_file_exists(path))
         return q3_fail(Q3_ERR_DATA, "%s: no such data set", path);
-    return q3_fail(
-        Q3_ERR_DATA,
-        "%s: not a kind of data set that can be read; give a .jsonl file, an archive (.tar, .tar.gz, "
-        ".zip ...) or a folder with metadata.jsonl",
-        path);
+    return q3_fail(Q3_ERR_DATA,
+                   "%s: not a kind of data set that can be read; give a .jsonl or .json file, an archive "
+                   "(.tar, .tar.gz, "
+                   ".zip ...) or a folder with metadata.jsonl",
+                   path);
 }
 
 q3_status q3_dataset_check(const char *path)

@@ -1,6 +1,6 @@
 /* data/dataset.h - one data set, wherever it lies: samples by number.
  *
- * A path that ends in .jsonl is a JSONL file (data/jsonl.h), one in .tar, .tar.gz, .zip ... an archive or
+ * A path that ends in .jsonl is a JSONL file, one in .json an array (data/jsonl.h), one in .tar, .tar.gz, .zip ... an archive or
  * several (data/archive.h), a directory is an image folder (data/imagefolder.h); other kinds join the table
  * in dataset.c. A sample is read and checked each time it is asked for, and nothing is kept, so any number of
  * threads may read. Errors: Q3_ERR_DATA, Q3_ERR_MEMORY, Q3_ERR_IO (no room for a temporary file); the

@@ -5,13 +5,18 @@
 
 #include "core/file.h"
 #include "core/log.h"
+#include "data/json_array.h"
 
 #define LINE_LIMIT ((size_t)64 << 20)
 
+enum { COLUMN_LIMIT = 1 << 30 }; // core/json.h counts columns as int, up to the end of the sample
+
+/* A sample: a line, or an element of an array. */
 typedef struct line {
     size_t offset;
     uint32_t size;   // without the newline
     uint32_t number; // from 1, blank lines included
+    int column;      // of its first character
 } line;
 
 struct q3_jsonl {
@@ -31,11 +36,15 @@ static bool is_blank(const char *p, size_t n)
     return n == 0;
 }
 
-static q3_status add_line(q3_jsonl *f, size_t offset, size_t size, int64_t number)
+static q3_status add_line(void *self, const q3_json_element *e)
 {
-    if (size > LINE_LIMIT || number > UINT32_MAX)
-        return q3_fail(Q3_ERR_DATA, "%s:%lld: the line has %s, and at most %s are read", f->name,
-                       (long long)number, q3_bytes(size), q3_bytes(LINE_LIMIT));
+    q3_jsonl *f = self;
+    if (e->size > LINE_LIMIT || e->line > UINT32_MAX)
+        return q3_fail(Q3_ERR_DATA, "%s:%lld: the sample has %s, and at most %s are read", f->name,
+                       (long long)e->line, q3_bytes(e->size), q3_bytes(LINE_LIMIT));
+    if (e->column > COLUMN_LIMIT)
+        return q3_fail(Q3_ERR_DATA, "%s:%lld: the line is too long; begin each sample on a line of its own",
+                       f->name, (long long)e->line);
     if (f->size == f->capacity) {
         int64_t capacity = f->capacity ? 2 * f->capacity : 64;
         line *lines = q3_realloc(f->lines, (size_t)capacity * sizeof *lines);
@@ -44,7 +53,7 @@ static q3_status add_line(q3_jsonl *f, size_t offset, size_t size, int64_t numbe
         f->lines = lines;
         f->capacity = capacity;
     }
-    f->lines[f->size++] = (line){ offset, (uint32_t)size, (uint32_t)number };
+    f->lines[f->size++] = (line){ e->offset, (uint32_t)e->size, (uint32_t)e->line, (int)e->column };
     return Q3_OK;
 }
 
@@ -55,9 +64,16 @@ static q3_status index_lines(q3_jsonl *f, size_t size)
         const char *newline = memchr(f->text + at, '\n', size - at);
         size_t n = newline ? (size_t)(newline - f->text) - at : size - at;
         if (!is_blank(f->text + at, n))
-            Q3_TRY(add_line(f, at, n, number));
+            Q3_TRY(add_line(f, &(q3_json_element){ at, n, number, 1 }));
         at += n + 1;
     }
+    return Q3_OK;
+}
+
+static q3_status index_samples(q3_jsonl *f, size_t size)
+{
+    Q3_TRY(q3_jsonl_is_array(f->name) ? q3_json_array_scan(f->text, size, f->name, add_line, f)
+                                      : index_lines(f, size));
     return f->size ? Q3_OK : q3_fail(Q3_ERR_DATA, "%s: the file holds no samples", f->name);
 }
 
@@ -77,7 +93,7 @@ static q3_jsonl *new_file(const char *name, const q3_data_keys *keys)
 
 static q3_status finish_open(q3_jsonl **out, q3_jsonl *f, size_t size)
 {
-    q3_status st = index_lines(f, size);
+    q3_status st = index_samples(f, size);
     if (st != Q3_OK) {
         q3_jsonl_close(f);
         return st;
@@ -135,18 +151,32 @@ q3_status q3_jsonl_get(q3_sample *out, const q3_jsonl *f, int64_t index)
     char where[1024];
     q3_json doc;
     *out = (q3_sample){ 0 };
-    snprintf(where, sizeof where, "%s:%u", f->name, (unsigned)l->number);
-    Q3_TRY(q3_status_as(q3_json_parse(&doc, f->text + l->offset, l->size, f->name, (int)l->number),
-                        Q3_ERR_DATA));
+    size_t n = (size_t)snprintf(where, sizeof where, "%s:%u", f->name, (unsigned)l->number);
+    if (index > 0 && l[-1].number == l->number && n < sizeof where)
+        snprintf(where + n, sizeof where - n, ":%d", l->column);
+    Q3_TRY(
+        q3_status_as(q3_json_parse_at(&doc, f->text + l->offset, l->size, f->name, (int)l->number, l->column),
+                     Q3_ERR_DATA));
     q3_status st = q3_sample_parse(out, &doc, &f->keys, f->dir, where);
     q3_json_close(&doc);
     return st;
 }
 
-static bool accepts(const char *path)
+bool q3_jsonl_is_lines(const char *path)
 {
     const char *dot = strrchr(q3_path_base(path), '.');
     return dot && (strcmp(dot, ".jsonl") == 0 || strcmp(dot, ".ndjson") == 0);
+}
+
+bool q3_jsonl_is_array(const char *path)
+{
+    const char *dot = strrchr(q3_path_base(path), '.');
+    return dot && strcmp(dot, ".json") == 0;
+}
+
+static bool accepts(const char *path)
+{
+    return q3_jsonl_is_lines(path) || q3_jsonl_is_array(path);
 }
 
 static q3_status open_any(void **self, const char *path, const q3_data_keys *keys)

@@ -1,10 +1,13 @@
 #include "data/sample.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
 #include "core/file.h"
 #include "data/base64.h"
+
+enum { FIELD_BYTES = 128 }; // of a name in image_template; a longer one is none of the sample's
 
 /* What a field is looked up with, all along. */
 typedef struct reader {
@@ -37,11 +40,8 @@ static q3_status missing(const reader *r, const char *key)
 static q3_status wrong(const reader *r, const char *key, const char *what)
 {
     int line, column;
-    bool found = q3_json_locate(r->doc, key, &line, &column);
-    if (found && strcmp(r->where, r->doc->name) == 0) // a file of its own, not a line of one
-        return q3_fail(Q3_ERR_DATA, "%s:%d:%d: \"%s\" %s", r->where, line, column, key, what);
-    if (found)
-        return q3_fail(Q3_ERR_DATA, "%s:%d: \"%s\" %s", r->where, column, key, what);
+    if (q3_json_locate(r->doc, key, &line, &column))
+        return q3_fail(Q3_ERR_DATA, "%s:%d:%d: \"%s\" %s", r->doc->name, line, column, key, what);
     return q3_fail(Q3_ERR_DATA, "%s: \"%s\" %s", r->where, key, what);
 }
 
@@ -92,13 +92,43 @@ static q3_status read_name(char **out, const reader *r, const char *key, bool al
 static q3_status read_query(q3_sample *s, const reader *r)
 {
     const char *key = or_else(r->keys->query_key, "query");
-    if (strcmp(key, "query") == 0 && !cJSON_GetObjectItemCaseSensitive(r->doc->root, key) &&
+    const char *question = r->keys->question;
+    if (!question && strcmp(key, "query") == 0 && !cJSON_GetObjectItemCaseSensitive(r->doc->root, key) &&
         cJSON_GetObjectItemCaseSensitive(r->doc->root, "text"))
         key = "text";
-    if (!cJSON_GetObjectItemCaseSensitive(r->doc->root, key))
+    if (!question && !cJSON_GetObjectItemCaseSensitive(r->doc->root, key))
         return missing(r, key);
     Q3_TRY(read_text(&s->query, r, key));
-    return s->query ? Q3_OK : copy(&s->query, "");
+    return s->query ? Q3_OK : copy(&s->query, or_else(question, ""));
+}
+
+/* The number in label_names that `label` stands for, -1 for none. */
+static int label_number(const char *label, const q3_data_keys *keys)
+{
+    static const char *const bools[] = { "false", "true" };
+    char digits[16];
+    for (int i = 0; i < keys->n_label_names; i++)
+        if (strcmp(label, keys->label_names[i]) == 0)
+            return i;
+    for (int i = 0; i < keys->n_label_names; i++) {
+        snprintf(digits, sizeof digits, "%d", i);
+        if (strcmp(label, digits) == 0 || (i < 2 && strcmp(label, bools[i]) == 0))
+            return i;
+    }
+    return -1;
+}
+
+static q3_status read_label(q3_sample *s, const reader *r)
+{
+    const char *key = or_else(r->keys->label_key, "label");
+    Q3_TRY(read_name(&s->label, r, key, true));
+    if (!s->label || !r->keys->n_label_names)
+        return Q3_OK;
+    int number = label_number(s->label, r->keys);
+    if (number < 0)
+        return wrong(r, key, "is neither one of data.label_names nor the number of one, from 0");
+    q3_free(s->label);
+    return copy(&s->label, r->keys->label_names[number]);
 }
 
 static q3_status fill_template(char **out, const char *template, const char *label)
@@ -197,11 +227,48 @@ static q3_status set_from_object(q3_sample *s, const cJSON *object, const char *
     return q3_fail(Q3_ERR_DATA, "an object must have \"path\" (a string) or \"bytes\" (base64)");
 }
 
+/* Appends `template` with its fields filled in; *lacking is the first one that the sample has not, or empty. */
+static q3_status fill_fields(q3_text *out, char lacking[FIELD_BYTES], const reader *r, const char *template)
+{
+    for (const char *open; (open = strchr(template, '{')) && strchr(open, '}');) {
+        size_t n = strcspn(open, "}");
+        snprintf(lacking, FIELD_BYTES, "%.*s", (int)n - 1, open + 1);
+        char *value = NULL;
+        Q3_TRY(read_name(&value, r, lacking, false));
+        if (!value)
+            return Q3_OK;
+        q3_text_append(out, template, (size_t)(open - template));
+        q3_text_append(out, value, strlen(value));
+        q3_free(value);
+        template = open + n + 1;
+    }
+    lacking[0] = 0;
+    q3_text_append(out, template, strlen(template));
+    return out->failed ? Q3_ERR_MEMORY : Q3_OK;
+}
+
+static q3_status image_from_template(q3_sample *s, const reader *r, const char *dir)
+{
+    q3_text path = { 0 };
+    char lacking[FIELD_BYTES];
+    q3_status st = fill_fields(&path, lacking, r, r->keys->image_template);
+    if (st == Q3_OK && lacking[0] && !r->keys->allow_text_only)
+        st = missing(r, lacking);
+    if (st == Q3_OK && !lacking[0]) {
+        st = q3_sample_set_image(s, path.data, dir);
+        st = st == Q3_OK ? st : q3_wrap(st, "%s: data.image_template", r->where);
+    }
+    q3_text_free(&path);
+    return st;
+}
+
 static q3_status read_image(q3_sample *s, const reader *r, const char *dir)
 {
     const char *key = or_else(r->keys->image_key, "image");
     const cJSON *item;
     Q3_TRY(find(&item, r, key));
+    if (!item && r->keys->image_template)
+        return image_from_template(s, r, dir);
     if (!item)
         return r->keys->allow_text_only ? Q3_OK : missing(r, key);
     if (!cJSON_IsString(item) && !cJSON_IsObject(item))
@@ -215,7 +282,9 @@ static q3_status fill(q3_sample *s, const reader *r, const char *dir)
 {
     Q3_TRY(copy(&s->where, r->where));
     if (!cJSON_IsObject(r->doc->root))
-        return q3_fail(Q3_ERR_DATA, "%s: a sample must be a JSON object; write one object per line",
+        return q3_fail(Q3_ERR_DATA,
+                       "%s: a sample must be a JSON object; write one object per line, or an array of them "
+                       "in a .json file",
                        r->where);
     Q3_TRY(read_name(&s->id, r, "id", false));
     Q3_TRY(read_image(s, r, dir));
@@ -223,7 +292,7 @@ static q3_status fill(q3_sample *s, const reader *r, const char *dir)
     Q3_TRY(read_text(&s->caption, r, or_else(r->keys->caption_key, "caption")));
     Q3_TRY(read_text(&s->system, r, "system"));
     Q3_TRY(read_text(&s->source, r, "source"));
-    Q3_TRY(read_name(&s->label, r, or_else(r->keys->label_key, "label"), true));
+    Q3_TRY(read_label(s, r));
     return read_target(s, r);
 }
 

@@ -25,6 +25,12 @@ typedef struct q3_data_keys {
     const char *label_key;       /* NULL: "label"; the field may be missing */
     const char *target_template; /* the target where none is given: each "{label}" becomes the label; NULL: no
                                     target */
+    const char *image_template;  /* the picture where none is given: each "{field}" becomes that field of the
+                                    sample, a string or an integer; NULL: no picture */
+    const char *question;        /* the query where none is given, "text" or not; NULL: that is an error */
+    const char *const *label_names; /* [n_label_names] of the labels 0, 1 ... and false, true; other labels are
+                                       names. NULL: labels stay as they are */
+    int n_label_names;
     const char *split;           /* folder of an image folder's root: NULL: "train" */
     bool need_target;            /* training: a missing or empty target is an error */
     bool allow_text_only;        /* a missing picture is fine */

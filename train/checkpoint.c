@@ -219,6 +219,7 @@ static bool harmless(int id, const q3_config *now)
                                             "eval.",
                                             "train.save_total_limit",
                                             "train.report_to",
+                                            "train.dataloader_num_workers",
                                             "train.gradient_checkpointing" };
     if (q3_best_of_answers(&now->train) && strncmp(q3_config_table[id].name, "eval.", 5) == 0)
         return id == Q3_KEY_eval_pre || id == Q3_KEY_eval_post;

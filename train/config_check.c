@@ -35,11 +35,11 @@ static q3_status check_build(const q3_config *cfg)
     q3_config_dtype expanded = cfg->quantization.bnb_4bit_compute_dtype;
     if (expanded != Q3_CONFIG_DTYPE_AUTO && expanded != cfg->model.dtype &&
         !(cpu && expanded == Q3_CONFIG_DTYPE_FLOAT32))
-        return BREACH(
-            cfg, Q3_KEY_quantization_bnb_4bit_compute_dtype,
-            "\"quantization.bnb_4bit_compute_dtype\" is \"%s\"; 4-bit weights are expanded to the type of the "
-            "activations, \"model.dtype\": use auto, or set both to the same",
-            expanded == Q3_CONFIG_DTYPE_BFLOAT16 ? "bfloat16" : "float32");
+        return BREACH(cfg, Q3_KEY_quantization_bnb_4bit_compute_dtype,
+                      "\"quantization.bnb_4bit_compute_dtype\" is \"%s\"; 4-bit weights are expanded to the "
+                      "type of the "
+                      "activations, \"model.dtype\": use auto, or set both to the same",
+                      expanded == Q3_CONFIG_DTYPE_BFLOAT16 ? "bfloat16" : "float32");
     return Q3_OK;
 }
 
@@ -125,20 +125,24 @@ static q3_status check_best(const q3_config *cfg)
 {
     const q3_config_train *t = &cfg->train;
     if (t->metric_for_best_model != Q3_CONFIG_METRIC_EVAL_LOSS && !cfg->eval.during)
-        return BREACH(cfg, Q3_KEY_train_metric_for_best_model,
-                      "\"train.metric_for_best_model\" is of the generated answers and \"eval.during\" is false; "
-                      "set eval.during to true");
+        return BREACH(
+            cfg, Q3_KEY_train_metric_for_best_model,
+            "\"train.metric_for_best_model\" is of the generated answers and \"eval.during\" is false; "
+            "set eval.during to true");
     if (t->early_stopping_patience > 0 && !t->load_best_model_at_end)
-        return BREACH(cfg, Q3_KEY_train_early_stopping_patience,
-                      "\"train.early_stopping_patience\" is set and \"train.load_best_model_at_end\" is false; "
-                      "without a best model nothing is there to stop for");
+        return BREACH(
+            cfg, Q3_KEY_train_early_stopping_patience,
+            "\"train.early_stopping_patience\" is set and \"train.load_best_model_at_end\" is false; "
+            "without a best model nothing is there to stop for");
     if (t->early_stopping_patience > 0 && t->eval_strategy == Q3_CONFIG_AT_NO)
-        return BREACH(cfg, Q3_KEY_train_early_stopping_patience,
-                      "\"train.early_stopping_patience\" is set and \"train.eval_strategy\" is \"no\"; set it to "
-                      "steps or epoch");
+        return BREACH(
+            cfg, Q3_KEY_train_early_stopping_patience,
+            "\"train.early_stopping_patience\" is set and \"train.eval_strategy\" is \"no\"; set it to "
+            "steps or epoch");
     if (t->early_stopping_patience < 0 && t->early_stopping_threshold > 0)
-        return BREACH(cfg, Q3_KEY_train_early_stopping_threshold,
-                      "\"train.early_stopping_threshold\" is set; it needs \"train.early_stopping_patience\"");
+        return BREACH(
+            cfg, Q3_KEY_train_early_stopping_threshold,
+            "\"train.early_stopping_threshold\" is set; it needs \"train.early_stopping_patience\"");
     return Q3_OK;
 }
 
@@ -184,6 +188,14 @@ static q3_status check_data(const q3_config *cfg)
         return BREACH(
             cfg, Q3_KEY_data_target_template,
             "\"data.target_template\" is set; it needs \"data.label_key\", the field with the label");
+    if (d->label_names.n && !d->label_key)
+        return BREACH(cfg, Q3_KEY_data_label_names,
+                      "\"data.label_names\" is set; it needs \"data.label_key\", the field with the label");
+    const char *open = d->image_template ? strchr(d->image_template, '{') : NULL;
+    if (d->image_template && !(open && strchr(open, '}')))
+        return BREACH(cfg, Q3_KEY_data_image_template,
+                      "\"data.image_template\" is \"%s\"; it needs a field in braces: images/{id}.jpg",
+                      d->image_template);
     if (d->system_prompt && strcmp(d->system_prompt, "@") == 0)
         return BREACH(cfg, Q3_KEY_data_system_prompt,
                       "\"data.system_prompt\" is \"@\"; a file name must follow");
@@ -234,10 +246,10 @@ static q3_status check_report(const q3_config *cfg)
         while (k < KNOWN && strcmp(word, known[k]) != 0)
             k++;
         if (k == KNOWN)
-            return BREACH(cfg, Q3_KEY_train_report_to,
-                          "\"train.report_to\" has \"%.60s\"; it takes tensorboard, mlflow, wandb and none%s%s%s",
-                          word, nearest ? "; did you mean \"" : "", nearest ? nearest : "",
-                          nearest ? "\"?" : "");
+            return BREACH(
+                cfg, Q3_KEY_train_report_to,
+                "\"train.report_to\" has \"%.60s\"; it takes tensorboard, mlflow, wandb and none%s%s%s", word,
+                nearest ? "; did you mean \"" : "", nearest ? nearest : "", nearest ? "\"?" : "");
         if (strcmp(word, "none") == 0 && words->n > 1)
             return BREACH(cfg, Q3_KEY_train_report_to,
                           "\"train.report_to\" has \"none\" beside others; leave out \"none\" or the others");
@@ -248,8 +260,8 @@ static q3_status check_report(const q3_config *cfg)
 q3_status q3_config_check(const q3_config *cfg)
 {
     static q3_status (*const rules[])(const q3_config *) = {
-        check_build, check_quantization, check_tune, check_schedule, check_optimizer, check_turns,
-        check_best,  check_data,         check_sampling, check_labels, check_report,
+        check_build, check_quantization, check_tune,     check_schedule, check_optimizer, check_turns,
+        check_best,  check_data,         check_sampling, check_labels,   check_report,
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         Q3_TRY(rules[i](cfg));

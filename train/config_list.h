@@ -120,10 +120,14 @@ typedef enum q3_config_metric {
     X(data, train, PATH(NULL), "training samples") \
     X(data, eval, PATH(NULL), "evaluation samples; not set: data.eval_split of the training set") \
     X(data, image_key, TEXT("image"), "field of a sample with the picture") \
+    X(data, image_template, TEXT(NULL), \
+      "path of the picture of a sample without one; {field} stands for that field of the sample") \
     X(data, query_key, TEXT("query"), "field with the question") \
+    X(data, query, TEXT(NULL), "question of a sample without one; not set: its field text, else an error") \
     X(data, caption_key, TEXT("caption"), "field with the caption, put behind the question") \
     X(data, target_key, TEXT("target_json"), "field with the answer, used byte for byte") \
     X(data, label_key, TEXT(NULL), "field with the label") \
+    X(data, label_names, LIST("[]"), "names of the labels 0, 1 ... (or false, true); []: labels stay as they are") \
     X(data, target_template, TEXT(NULL), "answer of a sample without one; {label} stands for its label") \
     X(data, allow_text_only, BOOL("false"), "samples may lack the picture, and are texts then; false: an error") \
     X(data, system_prompt, TEXT(NULL), "system turn of every sample: the text, or @FILE") \
@@ -164,6 +168,7 @@ typedef enum q3_config_metric {
     X(train, gradient_checkpointing, ENUM(q3_config_checkpointing, "auto", "auto|none|half|full"), \
       "compute layers again in backward to save memory; auto: as far as memory asks for it") \
     X(train, logging_steps, INT("10", 1, 1e9), "steps between two log lines") \
+    X(train, dataloader_num_workers, INT("1", 1, 64), "threads that make batches ahead of the steps") \
     X(train, report_to, PATTERN("[\"tensorboard\"]"), \
       "who is shown the log beside metrics.jsonl: tensorboard, mlflow, wandb (by `wandb sync`); or none") \
     X(train, eval_steps, INT("50", 1, 1e9), "steps between two evaluations") \

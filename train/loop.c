@@ -15,7 +15,10 @@
 
 #define PREFIX "Qwen3-VL SFT failed: "
 
-enum { CONFIG_LIMIT = 1 << 20 };
+#define WAIT_SHARE 0.1    // of a logging interval spent waiting for the loader: above it, a line says so
+#define WAIT_SECONDS 0.05 // in shorter intervals a wait is chance
+
+enum { CONFIG_LIMIT = 1 << 20, AHEAD = 3 }; // batches made ahead, beside those that threads are at
 
 static bool due(q3_config_turn strategy, int64_t every, const q3_trainer *t)
 {
@@ -31,24 +34,44 @@ static q3_status write_metrics(q3_trainer *t, const q3_log_entry *e, const char 
     return q3_logger_write(t->logger, &line, false);
 }
 
-/* Time since the last log: for the rates that are shown. */
+/* Time since the last log: for the rates that are shown, and never in what is the same from run to run. */
 typedef struct meter {
-    double seconds;
+    double seconds, waited; // in steps, and for the loader within them
     int64_t tokens, steps;
+    size_t used; // bytes of the device: the most at any log
+    bool later;  // not the first interval, whose first batch everything waits for
+    bool told;   // of the waiting
 } meter;
+
+static void tell_waiting(const q3_trainer *t, meter *m)
+{
+    if (m->told || !m->later || m->seconds < WAIT_SECONDS || m->waited <= WAIT_SHARE * m->seconds)
+        return;
+    m->told = true;
+    q3_info("data        %.0f %% of the time of the last %lld steps went by waiting for the loader; raise "
+            "train.dataloader_num_workers (%lld), or lower data.max_pixels",
+            100 * m->waited / m->seconds, (long long)m->steps,
+            (long long)t->config->train.dataloader_num_workers);
+}
 
 static q3_status log_step(q3_trainer *t, const q3_step_result *r, meter *m)
 {
-    char extra[64];
+    char extra[256];
     q3_log_entry e = { .step = t->state.step,
                        .epoch = t->state.epoch,
                        .loss = t->state.loss_sum / (double)t->state.loss_steps,
                        .grad_norm = r->grad_norm,
                        .learning_rate = r->learning_rate };
     double rate = m->seconds > 0 ? (double)m->tokens / m->seconds : 0;
-    snprintf(extra, sizeof extra, ", \"tokens_per_second\": %.1f", rate);
+    size_t used = q3_device_used(t->cuda);
+    m->used = used > m->used ? used : m->used;
+    snprintf(extra, sizeof extra,
+             ", \"tokens_per_second\": %.1f, \"step_time\": %.6f, \"data/wait_fraction\": %.4f, \"%s\": %zu",
+             rate, m->seconds / (double)m->steps, m->seconds > 0 ? m->waited / m->seconds : 0,
+             t->cuda ? "mem/gpu_peak" : "mem/peak", m->used);
     q3_progress_log(t, &e, m->seconds / (double)m->steps, rate);
-    *m = (meter){ 0 };
+    tell_waiting(t, m);
+    *m = (meter){ .used = m->used, .later = true, .told = m->told };
     t->state.loss_sum = 0;
     t->state.loss_steps = 0;
     Q3_TRY(q3_state_log(&t->state, &e));
@@ -165,10 +188,11 @@ static q3_status steps(q3_trainer *t, q3_loader *loader)
         Q3_TRY(end_turn(t, Q3_OK));
     while (!finished(t)) {
         q3_step_result r;
-        double start = q3_seconds();
+        double start = q3_seconds(), waited = q3_loader_waited(loader);
         Q3_TRY(q3_train_step(&r, t, loader));
         double seconds = q3_seconds() - start;
         m.seconds += seconds;
+        m.waited += q3_loader_waited(loader) - waited;
         m.tokens += r.tokens;
         m.steps++;
         if (t->state.step == first + 1 && q3_device_attention_refusal(t->cuda))
@@ -234,7 +258,8 @@ static q3_status train(q3_trainer *t, const q3_run_options *options)
     q3_pictures_attach(&source, t->train_pictures);
     if (options->profile && !t->ranks.rank)
         Q3_TRY(open_profile(t));
-    q3_status st = q3_loader_create(&loader, &source, t->state.batch, 1, 4);
+    int threads = (int)t->config->train.dataloader_num_workers;
+    q3_status st = q3_loader_create(&loader, &source, t->state.batch, threads, threads + AHEAD);
     if (st == Q3_OK) {
         st = steps(t, loader);
         q3_loader_destroy(loader);

@@ -131,10 +131,14 @@ static q3_status open_collator(q3_trainer *t)
 static q3_data_keys keys_of(const q3_config *c)
 {
     return (q3_data_keys){ .image_key = c->data.image_key,
+                           .image_template = c->data.image_template,
                            .query_key = c->data.query_key,
+                           .question = c->data.query,
                            .caption_key = c->data.caption_key,
                            .target_key = c->data.target_key,
                            .label_key = c->data.label_key,
+                           .label_names = c->data.label_names.items,
+                           .n_label_names = c->data.label_names.n,
                            .target_template = c->data.target_template,
                            .need_target = true,
                            .allow_text_only = c->data.allow_text_only };

@@ -5,11 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 
 #include "collate/loader.h"
 #include "core/file.h"
+#include "core/log.h"
 #include "core/rng.h"
 
 #define TRAINING "tests/golden/training"
@@ -109,6 +111,34 @@ static const q3_loaded *next(q3_loader *l)
     if (q3_loader_next(&b, l) != Q3_OK)
         fail_msg("%s", q3_error());
     return b;
+}
+
+/* ---- waiting ---- */
+
+/* Holds the loader up for its first batch. */
+static bool slow_at_first(const void *arg, int64_t number)
+{
+    (void)arg;
+    if (number == 0)
+        nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
+    return false;
+}
+
+static void the_time_spent_waiting_is_counted(void **state)
+{
+    (void)state;
+    q3_loader_source s = source(false);
+    s.wanted = slow_at_first;
+    q3_loader *l = open_loader(&s, 0, 1, 4);
+    assert_true(q3_loader_waited(l) == 0);
+    double start = q3_seconds();
+    next(l);
+    double waited = q3_loader_waited(l);
+    assert_true(waited > 0.02 && waited <= q3_seconds() - start);
+    nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL); // the others are made meanwhile
+    next(l);
+    assert_true(q3_loader_waited(l) - waited < 0.05);
+    q3_loader_destroy(l);
 }
 
 /* ---- what a batch is ---- */
@@ -353,6 +383,7 @@ static void running_out_of_memory_is_a_status(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_time_spent_waiting_is_counted),
         cmocka_unit_test(a_batch_depends_on_seed_epoch_and_index_alone),
         cmocka_unit_test(without_shuffle_each_epoch_is_the_file),
         cmocka_unit_test(shuffled_epochs_are_torch_randperm_of_seed_plus_epoch),

@@ -318,6 +318,27 @@ static void one_of_several_files_can_be_named(void **state)
     assert_refused(path, &keys, "holds train.jsonl and val/metadata.jsonl, which are different splits");
 }
 
+static void an_array_that_shares_no_key_holds_samples(void **state)
+{
+    (void)state;
+    const char *path =
+        PACK("array.tar",
+             TEXT("json/train.json", "\n[{\"query\": \"a\", \"image\": \"../p/1.png\"},"
+                                     "{\"query\": 1, \"image\": \"\"}]"),
+             FILE_OF("p/1.png", IMAGES "tiny-9x5.png"), TEXT("json/valid.json", "[{\"query\": \"b\"}]"));
+    q3_dataset *ds = open_set(q3_run_file(path, "json/train.json"), NULL);
+    q3_sample s;
+    assert_int_equal(q3_dataset_size(ds), 2);
+    must(q3_dataset_get(&s, ds, 0));
+    assert_true(s.image_lent);
+    assert_non_null(strstr(s.where, "array.tar/json/train.json:2"));
+    q3_sample_free(&s);
+    assert_int_equal(q3_dataset_get(&s, ds, 1), Q3_ERR_DATA);
+    assert_error("array.tar/json/train.json:2:40: ");
+    q3_dataset_close(ds);
+    assert_refused(path, NULL, "holds json/train.json and json/valid.json, which are different splits");
+}
+
 static void metadata_names_its_pictures_as_in_image_folders(void **state)
 {
     (void)state;
@@ -715,6 +736,7 @@ int main(void)
         cmocka_unit_test(endings_that_are_data_keys_are_fields),
         cmocka_unit_test(shards_follow_each_other),
         cmocka_unit_test(one_of_several_files_can_be_named),
+        cmocka_unit_test(an_array_that_shares_no_key_holds_samples),
         cmocka_unit_test(metadata_names_its_pictures_as_in_image_folders),
         cmocka_unit_test(plain_archives_need_no_temporary_file),
         cmocka_unit_test(threads_read_an_archive_at_random),

@@ -101,7 +101,12 @@ static void ids_keep_all_their_digits(void **state)
 static void keys_can_be_named(void **state)
 {
     (void)state;
-    const q3_data_keys keys = { "img", "q", "c", "t", "l", NULL, NULL, true, false };
+    const q3_data_keys keys = { .image_key = "img",
+                                .query_key = "q",
+                                .caption_key = "c",
+                                .target_key = "t",
+                                .label_key = "l",
+                                .need_target = true };
     q3_sample s;
     assert_int_equal(
         read_line(
@@ -132,6 +137,73 @@ static void targets_are_made_from_labels(void **state)
     q3_sample_free(&s);
     assert_refused("{\"image\": \"a\", \"query\": \"b\"}", &keys,
                    "d/train.jsonl:1: missing field \"target_json\", and no \"label\" to make it from");
+}
+
+static void pictures_are_made_from_fields(void **state)
+{
+    (void)state;
+    const q3_data_keys keys = { .image_template = "../img/{id}_{set}.jpg" };
+    q3_sample s;
+    assert_int_equal(read_line(&s, "{\"id\": 900000000000000001, \"set\": \"a\", \"query\": \"\"}", &keys),
+                     Q3_OK);
+    assert_string_equal(s.image_path, "d/../img/900000000000000001_a.jpg");
+    q3_sample_free(&s);
+    assert_int_equal(read_line(&s, "{\"image\": \"own.png\", \"query\": \"\"}", &keys), Q3_OK);
+    assert_string_equal(s.image_path, "d/own.png");
+    q3_sample_free(&s);
+    assert_refused("{\"id\": 1, \"query\": \"\"}", &keys, "d/train.jsonl:1: missing field \"set\"");
+    assert_refused("{\"id\": 1.5, \"set\": \"\", \"query\": \"\"}", &keys,
+                   "d/train.jsonl:1:2: \"id\" must be a string or an integer");
+    const q3_data_keys texts = { .image_template = "{id}.jpg", .allow_text_only = true };
+    assert_int_equal(read_line(&s, "{\"query\": \"\"}", &texts), Q3_OK);
+    assert_false(q3_sample_has_image(&s));
+    q3_sample_free(&s);
+    const q3_data_keys long_name = {
+        .image_template = "{iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii"
+                          "iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii}"
+    };
+    assert_refused("{\"id\": 1, \"query\": \"\"}", &long_name, "missing field \"iiii");
+}
+
+static void one_question_serves_samples_without_one(void **state)
+{
+    (void)state;
+    const q3_data_keys keys = { .question = "Why?", .caption_key = "text", .allow_text_only = true };
+    static const char *const lines[][2] = { { "{\"text\": \"t\"}", "Why?" },
+                                            { "{\"text\": \"t\", \"query\": null}", "Why?" },
+                                            { "{\"text\": \"t\", \"query\": \"own\"}", "own" } };
+    for (int i = 0; i < 3; i++) {
+        q3_sample s;
+        assert_int_equal(read_line(&s, lines[i][0], &keys), Q3_OK);
+        assert_string_equal(s.query, lines[i][1]);
+        assert_string_equal(s.caption, "t"); // not taken for the question
+        q3_sample_free(&s);
+    }
+}
+
+static void labels_that_are_numbers_get_names(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "no", "yes", "2" };
+    const q3_data_keys keys = {
+        .label_names = names, .n_label_names = 3, .target_template = "<{label}>", .allow_text_only = true
+    };
+    static const char *const lines[][2] = { { "0", "<no>" },         { "1", "<yes>" },
+                                            { "\"1\"", "<yes>" },    { "false", "<no>" },
+                                            { "true", "<yes>" },     { "\"no\"", "<no>" },
+                                            { "\"true\"", "<yes>" }, { "2", "<2>" } };
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        char line[64];
+        q3_sample s;
+        snprintf(line, sizeof line, "{\"query\": \"\", \"label\": %s}", lines[i][0]);
+        assert_int_equal(read_line(&s, line, &keys), Q3_OK);
+        assert_string_equal(s.target, lines[i][1]);
+        q3_sample_free(&s);
+    }
+    assert_refused("{\"query\": \"\", \"label\": 3}", &keys,
+                   "d/train.jsonl:1:15: \"label\" is neither one of data.label_names nor the number of one");
+    assert_refused("{\"query\": \"\", \"label\": -1}", &keys, "\"label\" is neither");
+    assert_refused("{\"query\": \"\", \"label\": \"maybe\"}", &keys, "\"label\" is neither");
 }
 
 static void lines_that_cannot_be_used_are_refused_with_their_place(void **state)
@@ -220,7 +292,7 @@ static void very_long_lines_are_refused(void **state)
     text[0] = text[1] = '\n';
     q3_jsonl *f;
     assert_int_equal(q3_jsonl_open_memory(&f, text, n + 2, "a.jsonl", &DEFAULTS), Q3_ERR_DATA);
-    assert_error("a.jsonl:3: the line has ");
+    assert_error("a.jsonl:3: the sample has ");
     q3_free(text);
 }
 
@@ -437,6 +509,9 @@ int main(void)
         cmocka_unit_test(ids_keep_all_their_digits),
         cmocka_unit_test(keys_can_be_named),
         cmocka_unit_test(targets_are_made_from_labels),
+        cmocka_unit_test(pictures_are_made_from_fields),
+        cmocka_unit_test(one_question_serves_samples_without_one),
+        cmocka_unit_test(labels_that_are_numbers_get_names),
         cmocka_unit_test(lines_that_cannot_be_used_are_refused_with_their_place),
         cmocka_unit_test(text_only_rows_need_permission),
         cmocka_unit_test(blank_lines_marks_and_carriage_returns_do_not_count),

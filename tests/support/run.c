@@ -86,10 +86,18 @@ void q3_run_assert_same_file(const char *dir_a, const char *dir_b, const char *n
 /* The document without what time and place decide, as text (heap). */
 static char *timeless(const char *name, const char *text, size_t size)
 {
-    static const char *const timed[] = { "eval_runtime",           "eval_samples_per_second",
-                                         "eval_steps_per_second",  "tokens_per_second",
-                                         "train_runtime",          "train_samples_per_second",
-                                         "train_steps_per_second", "best_model_checkpoint" };
+    static const char *const timed[] = { "eval_runtime",
+                                         "eval_samples_per_second",
+                                         "eval_steps_per_second",
+                                         "tokens_per_second",
+                                         "step_time",
+                                         "data/wait_fraction",
+                                         "mem/peak",
+                                         "mem/gpu_peak",
+                                         "train_runtime",
+                                         "train_samples_per_second",
+                                         "train_steps_per_second",
+                                         "best_model_checkpoint" };
     q3_json doc;
     if (q3_json_parse(&doc, text, size, name, 1) != Q3_OK)
         fail_msg("%s", q3_error());

@@ -30,7 +30,7 @@ void q3_run_write(const char *dir, const char *name, const char *text);
 
 void q3_run_assert_same_file(const char *dir_a, const char *dir_b, const char *name);
 
-/* metrics.jsonl, what depends on time apart (runtimes, samples, steps and tokens per second). */
+/* metrics.jsonl, what depends on time apart (runtimes, samples, steps and tokens per second, waits, memory). */
 void q3_run_assert_same_metrics(const char *dir_a, const char *dir_b);
 
 /* The state in dir/checkpoint-<step>/trainer_state.json, times and the directory's own name apart. */

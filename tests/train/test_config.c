@@ -366,6 +366,9 @@ static void rules_between_keys_name_the_keys(void **state)
     assert_unsound(OVERRIDES("data.min_pixels=9", "data.max_pixels=8"), "\"data.max_pixels\", 8");
     assert_unsound(OVERRIDES("data.eval=a.jsonl", "data.eval_split=test"), "leave out one of them");
     assert_unsound(OVERRIDES("data.target_template={label}"), "\"data.label_key\"");
+    assert_unsound(OVERRIDES("data.label_names=no,yes"), "\"data.label_key\"");
+    assert_unsound(OVERRIDES("data.image_template=images/id}.jpg"), "a field in braces");
+    assert_sound(OVERRIDES("data.label_names=no,yes", "data.label_key=l", "data.image_template=i/{id}.jpg"));
     assert_unsound(OVERRIDES("data.system_prompt=@"), "file name");
     assert_unsound(OVERRIDES("eval.temperature=0.7"), "\"eval.do_sample\" is false");
     assert_unsound(OVERRIDES("eval.temperature=0", "eval.do_sample=true"), "above 0");
@@ -432,9 +435,12 @@ static void the_effective_config_loads_to_the_same_values(void **state)
 static void the_configs_of_the_repository_are_sound(void **state)
 {
     (void)state;
-    static const char *const files[] = { "configs/sarcasm.json", "configs/sarcasm-qwen3-vl-2b.json",
+    static const char *const files[] = { "configs/sarcasm.json",
+                                         "configs/sarcasm-qwen3-vl-2b.json",
                                          "configs/sarcasm-qwen3-vl-4b.json",
-                                         "configs/sarcasm-qwen3-vl-8b.json", "configs/pretrain-tiny.json" };
+                                         "configs/sarcasm-qwen3-vl-8b.json",
+                                         "configs/mmsd2-qwen3-vl-2b.json",
+                                         "configs/pretrain-tiny.json" };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         q3_config c;
         if (q3_config_load(&c, files[i], NULL, 0) != Q3_OK || q3_config_check(&c) != Q3_OK)
