@@ -5,7 +5,7 @@
 
 #include "kernels/gemm.h"
 
-/* A sample's picture: parts [1 + n_deepstack][M, H] laid end to end, in the context's type. */
+/* A sample's pictures, one behind the other: parts [1 + n_deepstack][M, H] laid end to end, in the context's type. */
 typedef struct kept {
     char *values;
     int64_t tokens; // M
@@ -72,11 +72,11 @@ static q3_tensor **part_of(q3_vision_features *f, int part)
     return part ? &f->deepstack[part - 1] : &f->merged;
 }
 
-/* Tokens of the sample's picture, 0 without one. */
+/* Tokens of the sample's pictures, 0 without one. */
 static int64_t tokens_of(const q3_pictures *p, const q3_row *row)
 {
     int merge = p->model->config.vision.merge_size;
-    return row->skipped ? 0 : row->patches.n / (merge * merge);
+    return row->skipped ? 0 : q3_row_patches(row) / (merge * merge);
 }
 
 /* A part of all the batch's pictures, one behind the other. */

@@ -75,22 +75,50 @@ static void hash_text(q3_sha256 *hash, const char *text)
     q3_sha256_add(hash, text, strlen(text) + 1);
 }
 
-/* Decodes the picture: its size, its place in the question, its grid. */
+/* The turns of a conversation, without its last answer. */
+static void hash_turns(q3_sha256 *hash, const cJSON *messages)
+{
+    const cJSON *m = messages ? messages->child : NULL;
+    for (; m && m->next; m = m->next) {
+        const cJSON *part, *text;
+        hash_text(hash, cJSON_GetObjectItem(m, "role")->valuestring);
+        cJSON_ArrayForEach(part, cJSON_GetObjectItem(m, "content"))
+        {
+            text = cJSON_GetObjectItem(part, "text");
+            hash_text(hash, text ? text->valuestring : "\n"); // a place for a picture
+        }
+    }
+}
+
+/* Decodes a picture: its place in the question, its grid, and its size if it is the largest so far. */
 static q3_status see_picture(q3_patches *out, seen *s, q3_sha256 *question, const job *j,
-                             const q3_sample *sample)
+                             const q3_sample *sample, int i)
 {
     q3_image image;
     const q3_collator *c = &j->t->collator;
     *out = (q3_patches){ 0 };
-    Q3_TRY(q3_sample_image(&image, sample, &c->image));
-    s->width = image.width;
-    s->height = image.height;
-    q3_sha256_add(question, &s->width, sizeof s->width);
-    q3_sha256_add(question, image.rgb, 3 * (size_t)image.width * (size_t)image.height);
+    Q3_TRY(q3_sample_picture(&image, sample, i, &c->image));
+    const int width = image.width, height = image.height;
+    if ((int64_t)width * height > (int64_t)s->width * s->height) {
+        s->width = width;
+        s->height = height;
+    }
+    q3_sha256_add(question, &width, sizeof width);
+    q3_sha256_add(question, image.rgb, 3 * (size_t)width * (size_t)height);
     q3_image_free(&image);
-    q3_status st = q3_image_grid(out->grid, s->width, s->height, &c->vision);
+    q3_status st = q3_image_grid(out->grid, width, height, &c->vision);
     out->n = (int64_t)out->grid[0] * out->grid[1] * out->grid[2];
     return st ? q3_wrap(st, "%s", sample->where) : Q3_OK;
+}
+
+static q3_status see_pictures(q3_patches **out, seen *s, q3_arena *mem, q3_sha256 *question, const job *j,
+                              const q3_sample *sample)
+{
+    *out = Q3_NEW(mem, q3_patches, sample->n_pictures + 1);
+    q3_status st = *out ? Q3_OK : Q3_ERR_MEMORY;
+    for (int i = 0; i < sample->n_pictures && st == Q3_OK; i++)
+        st = see_picture(&(*out)[i], s, question, j, sample, i);
+    return st;
 }
 
 /* The row of a sample that is too long, as training makes it. */
@@ -98,7 +126,7 @@ static void see_long(seen *s, q3_arena *mem, const job *j, const q3_sample *samp
 {
     q3_row row;
     const q3_collator *c = &j->t->collator;
-    q3_status st = q3_collate_text(&row, mem, c, sample, patches, true);
+    q3_status st = q3_collate_text(&row, mem, c, sample, patches, sample->n_pictures, true);
     if (st != Q3_OK) {
         tell(s, Q3_LINT_LENGTH, st);
         return;
@@ -114,7 +142,7 @@ static void see_long(seen *s, q3_arena *mem, const job *j, const q3_sample *samp
 static void see_row(seen *s, q3_arena *mem, const job *j, const q3_sample *sample, const q3_patches *patches)
 {
     q3_row row;
-    q3_status st = q3_collate_text(&row, mem, &j->unlimited, sample, patches, true);
+    q3_status st = q3_collate_text(&row, mem, &j->unlimited, sample, patches, sample->n_pictures, true);
     if (st != Q3_OK) {
         tell(s, Q3_LINT_TEXT, st);
         return;
@@ -153,17 +181,17 @@ static void see_label(seen *s, const job *j, const q3_sample *sample, bool judge
 static void see(seen *s, q3_arena *mem, const job *j, const q3_sample *sample, bool judged)
 {
     q3_sha256 question, answer;
-    q3_patches patches;
-    bool picture = q3_sample_has_image(sample);
+    q3_patches *pictures;
     q3_sha256_begin(&question);
-    q3_status st = picture ? see_picture(&patches, s, &question, j, sample) : Q3_OK;
+    q3_status st = see_pictures(&pictures, s, mem, &question, j, sample);
     if (st != Q3_OK)
         tell(s, Q3_LINT_PICTURE, st);
     else
-        see_row(s, mem, j, sample, picture ? &patches : NULL);
+        see_row(s, mem, j, sample, pictures);
     see_label(s, j, sample, judged);
     hash_text(&question, sample->query);
     hash_text(&question, sample->caption);
+    hash_turns(&question, sample->messages);
     q3_sha256_end(s->question, &question);
     q3_sha256_begin(&answer);
     hash_text(&answer, sample->target);

@@ -365,8 +365,8 @@ static void *read_all(void *p)
     for (int64_t i = 0; i < q3_dataset_size(both[0]); i++) {
         q3_sample a = { 0 }, b = { 0 };
         bool same = q3_dataset_get(&a, both[0], i) == Q3_OK && q3_dataset_get(&b, both[1], i) == Q3_OK &&
-                    strcmp(a.query, b.query) == 0 && a.image_size == b.image_size &&
-                    memcmp(a.image_bytes, b.image_bytes, a.image_size) == 0;
+                    strcmp(a.query, b.query) == 0 && a.pictures->size == b.pictures->size &&
+                    memcmp(a.pictures->bytes, b.pictures->bytes, a.pictures->size) == 0;
         q3_sample_free(&a);
         q3_sample_free(&b);
         if (!same)
@@ -403,7 +403,7 @@ static void names_that_are_not_ascii_are_found(void **state)
         q3_dataset *ds = open_set(pack_as(name, KINDS[k].format, KINDS[k].filter, items, 2), NULL);
         q3_sample s;
         must(q3_dataset_get(&s, ds, 0));
-        assert_true(s.image_size > 0);
+        assert_true(s.pictures->size > 0);
         q3_sample_free(&s);
         q3_dataset_close(ds);
     }
