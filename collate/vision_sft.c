@@ -146,7 +146,7 @@ static int64_t last_image_token(const q3_row *row, const q3_collator *c)
 }
 
 /* The rules of length (spec: keep the first max_length tokens, never cut a picture or the whole answer). */
-static q3_status limit(q3_row *row, const q3_collator *c)
+static q3_status limit(q3_row *row, const q3_collator *c, const q3_sample *s)
 {
     if (!c->max_length || row->n <= c->max_length)
         return Q3_OK;
@@ -160,9 +160,10 @@ static q3_status limit(q3_row *row, const q3_collator *c)
         row->truncated = true;
         return Q3_OK;
     }
-    const char *what = cuts_picture ? "the cut would fall into the picture's tokens"
-                       : cuts_all   ? "no supervised token would be left"
-                                    : "its answer would be cut";
+    const char *what = cuts_picture              ? "the cut would fall into the picture's tokens"
+                       : cuts_all && s->messages ? "the cut would fall before its last answer"
+                       : cuts_all                ? "no supervised token would be left"
+                                                 : "its answer would be cut";
     return q3_fail(
         Q3_ERR_DATA,
         "the sample has %lld tokens (prompt %lld) and collator.max_length is %lld: %s; raise max_length, "
@@ -242,7 +243,7 @@ static q3_status make(q3_row *out, q3_arena *mem, const q3_collator *c, const q3
     Q3_TRY(tokenize(&out->ids, &out->n, mem, c, t, t->n, image_tokens, out->n_pictures));
     out->seam =
         out->n < out->prompt_n || memcmp(out->ids, prompt, (size_t)out->prompt_n * sizeof *prompt) != 0;
-    Q3_TRY(limit(out, c));
+    Q3_TRY(limit(out, c, s));
     return out->skipped ? Q3_OK : label(out, mem, c, s, t);
 }
 

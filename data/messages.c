@@ -187,39 +187,62 @@ static q3_status put_in_front(builder *b)
     return st;
 }
 
-/* The texts of a message in one. */
-static q3_status copy_text(char **out, const cJSON *message)
+static const char *role_of(const cJSON *message)
 {
-    q3_text all = { 0 };
-    q3_text_append(&all, "", 0);
-    for (const cJSON *part = member(message, "content")->child; part; part = part->next) {
-        const cJSON *text = member(part, "text");
-        if (text)
-            q3_text_append(&all, text->valuestring, strlen(text->valuestring));
-    }
-    if (all.failed) {
-        q3_text_free(&all);
-        return Q3_ERR_MEMORY;
-    }
-    q3_free(*out);
-    *out = all.data;
-    return Q3_OK;
+    return member(message, "role")->valuestring;
 }
 
-static q3_status copy_last(q3_sample *s)
+/* The texts of a message in one, `picture` where one stands. */
+static void put_texts(q3_text *out, const cJSON *message, const char *picture)
 {
-    const cJSON *question = NULL, *last = NULL;
-    for (const cJSON *m = s->messages->child; m; m = m->next) {
-        question = strcmp(member(m, "role")->valuestring, "user") == 0 ? m : question;
-        last = m;
+    for (const cJSON *part = member(message, "content")->child; part; part = part->next) {
+        const cJSON *text = member(part, "text");
+        const char *said = text ? text->valuestring : picture;
+        q3_text_append(out, said, strlen(said));
     }
-    if (!last || !q3_messages_assistant(last))
+}
+
+static q3_status take(char **out, q3_text *text)
+{
+    q3_text_append(text, "", 0);
+    if (!text->failed) {
+        *out = text->data;
+        return Q3_OK;
+    }
+    q3_text_free(text);
+    return Q3_ERR_MEMORY;
+}
+
+/* One question is its text; before more turns than that stands who speaks. */
+static q3_status set_query(q3_sample *s, const cJSON *last)
+{
+    q3_text text = { 0 };
+    const cJSON *first = s->messages->child;
+    bool alone = first != last && first->next == last && strcmp(role_of(first), "user") == 0;
+    for (const cJSON *m = first; m != last; m = m->next) {
+        if (!alone)
+            q3_text_printf(&text, "%s%s: ", m == first ? "" : "\n", role_of(m));
+        put_texts(&text, m, alone ? "" : "[picture]");
+    }
+    return take(&s->query, &text);
+}
+
+static q3_status set_target(q3_sample *s, const cJSON *last)
+{
+    q3_text text = { 0 };
+    put_texts(&text, last, "");
+    return take(&s->target, &text);
+}
+
+static q3_status finish(q3_sample *s)
+{
+    const cJSON *last = s->messages->child;
+    while (last && last->next)
+        last = last->next;
+    if (!last || strcmp(role_of(last), "assistant") != 0)
         return q3_fail(Q3_ERR_DATA, "the last turn must be the assistant's: it is what is trained");
-    Q3_TRY(copy_text(&s->target, last));
-    if (question)
-        return copy_text(&s->query, question);
-    s->query = q3_strdup("");
-    return s->query ? Q3_OK : Q3_ERR_MEMORY;
+    Q3_TRY(set_query(s, last));
+    return set_target(s, last);
 }
 
 q3_status q3_messages_read(q3_sample *s, const cJSON *messages, const cJSON *images, const char *dir)
@@ -242,15 +265,10 @@ q3_status q3_messages_read(q3_sample *s, const cJSON *messages, const cJSON *ima
     if (b.places != b.given)
         return q3_fail(Q3_ERR_DATA, "the turns have %d places for pictures, and there are %d", b.places,
                        b.given);
-    return copy_last(s);
+    return finish(s);
 }
 
 bool q3_messages_system(const cJSON *messages)
 {
-    return messages->child && strcmp(member(messages->child, "role")->valuestring, "system") == 0;
-}
-
-bool q3_messages_assistant(const cJSON *message)
-{
-    return strcmp(member(message, "role")->valuestring, "assistant") == 0;
+    return messages->child && strcmp(role_of(messages->child), "system") == 0;
 }

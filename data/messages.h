@@ -14,15 +14,12 @@
 
 #include "data/sample.h"
 
-/* Sets messages, pictures, query and target of `sample`. sample->messages becomes an array of {role, content: [parts]} with
- * parts of type text and image only, the latter without their pictures. `images` is an array of pictures, one picture, or
- * NULL. Errors: Q3_ERR_DATA, without a place in front; Q3_ERR_MEMORY. */
+/* Sets messages, pictures, query (all before the last answer, as text) and target (that answer) of `sample`. sample->messages
+ * becomes an array of {role, content: [parts]} with parts of type text and image only, the latter without their pictures.
+ * `images` is an array of pictures, one picture, or NULL. Errors: Q3_ERR_DATA, without a place in front; Q3_ERR_MEMORY. */
 q3_status q3_messages_read(q3_sample *sample, const cJSON *messages, const cJSON *images, const char *dir);
 
 /* True when the first message of sample->messages is a system turn. */
 bool q3_messages_system(const cJSON *messages);
-
-/* True when message i is the assistant's. */
-bool q3_messages_assistant(const cJSON *message);
 
 #endif

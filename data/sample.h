@@ -44,7 +44,7 @@ typedef struct q3_image_source {
 typedef struct q3_sample {
     char *where;   /* "data/train.jsonl:17", for messages */
     char *id;      /* NULL when there is none */
-    char *query;   /* UTF-8, never NULL; of a conversation the last question */
+    char *query;   /* UTF-8, never NULL; of a conversation all before its last answer */
     char *caption; /* NULL when there is none */
     char *target;  /* byte for byte what the model shall answer; NULL when there is none; of a conversation the last answer */
     char *label;   /* the known class as text: "sarcastic", "1", "true"; NULL when there is none */

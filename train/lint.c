@@ -36,9 +36,10 @@ const q3_lint_about q3_lint_kinds[Q3_LINT_KINDS] = {
 typedef struct seen {
     char *told[Q3_LINT_KINDS]; // sentences, heap
     int64_t tokens, supervised;
-    int width, height; // 0: no picture was decoded
-    int label;         // what the target means; -1: none of the labels
-    bool whole;        // question and answer are set
+    int64_t *sizes; // [n_pictures] that were decoded, heap
+    int n_pictures;
+    int label;  // what the target means; -1: none of the labels
+    bool whole; // question and answer are set
     unsigned char question[Q3_SHA256_BYTES], answer[Q3_SHA256_BYTES]; // pixels, query and caption; target
     q3_status status;                                                 // what is no fault of the sample
 } seen;
@@ -75,22 +76,13 @@ static void hash_text(q3_sha256 *hash, const char *text)
     q3_sha256_add(hash, text, strlen(text) + 1);
 }
 
-/* The turns of a conversation, without its last answer. */
-static void hash_turns(q3_sha256 *hash, const cJSON *messages)
+/* Sizes as numbers in the order of their areas: area (at most 2^28, data/image.h), then width. */
+static int64_t size_key(int width, int height)
 {
-    const cJSON *m = messages ? messages->child : NULL;
-    for (; m && m->next; m = m->next) {
-        const cJSON *part, *text;
-        hash_text(hash, cJSON_GetObjectItem(m, "role")->valuestring);
-        cJSON_ArrayForEach(part, cJSON_GetObjectItem(m, "content"))
-        {
-            text = cJSON_GetObjectItem(part, "text");
-            hash_text(hash, text ? text->valuestring : "\n"); // a place for a picture
-        }
-    }
+    return (int64_t)width * height << 31 | width;
 }
 
-/* Decodes a picture: its place in the question, its grid, and its size if it is the largest so far. */
+/* Decodes a picture: its size, its place in the question, its grid. */
 static q3_status see_picture(q3_patches *out, seen *s, q3_sha256 *question, const job *j,
                              const q3_sample *sample, int i)
 {
@@ -99,10 +91,7 @@ static q3_status see_picture(q3_patches *out, seen *s, q3_sha256 *question, cons
     *out = (q3_patches){ 0 };
     Q3_TRY(q3_sample_picture(&image, sample, i, &c->image));
     const int width = image.width, height = image.height;
-    if ((int64_t)width * height > (int64_t)s->width * s->height) {
-        s->width = width;
-        s->height = height;
-    }
+    s->sizes[s->n_pictures++] = size_key(width, height);
     q3_sha256_add(question, &width, sizeof width);
     q3_sha256_add(question, image.rgb, 3 * (size_t)width * (size_t)height);
     q3_image_free(&image);
@@ -115,7 +104,8 @@ static q3_status see_pictures(q3_patches **out, seen *s, q3_arena *mem, q3_sha25
                               const q3_sample *sample)
 {
     *out = Q3_NEW(mem, q3_patches, sample->n_pictures + 1);
-    q3_status st = *out ? Q3_OK : Q3_ERR_MEMORY;
+    s->sizes = q3_malloc((size_t)sample->n_pictures * sizeof *s->sizes + 1);
+    q3_status st = *out && s->sizes ? Q3_OK : Q3_ERR_MEMORY;
     for (int i = 0; i < sample->n_pictures && st == Q3_OK; i++)
         st = see_picture(&(*out)[i], s, question, j, sample, i);
     return st;
@@ -191,7 +181,6 @@ static void see(seen *s, q3_arena *mem, const job *j, const q3_sample *sample, b
     see_label(s, j, sample, judged);
     hash_text(&question, sample->query);
     hash_text(&question, sample->caption);
-    hash_turns(&question, sample->messages);
     q3_sha256_end(s->question, &question);
     q3_sha256_begin(&answer);
     hash_text(&answer, sample->target);
@@ -350,12 +339,6 @@ static q3_lint_range range_of(int64_t *values, int64_t n)
     return r;
 }
 
-/* Sizes as numbers in the order of their areas: area (at most 2^28, data/image.h), then width. */
-static int64_t size_key(const seen *s)
-{
-    return (int64_t)s->width * s->height << 31 | s->width;
-}
-
 static void take_sizes(q3_lint_set *out, int64_t *keys)
 {
     if (!out->n_pictures)
@@ -373,14 +356,17 @@ static void take_sizes(q3_lint_set *out, int64_t *keys)
 
 static q3_status summarize(q3_lint_set *out, const seen *all)
 {
-    int64_t *tokens = q3_malloc((size_t)out->n * 3 * sizeof *tokens);
-    int64_t *supervised = tokens + out->n, *sizes = supervised + out->n;
+    int64_t pictures = 0;
+    for (int64_t i = 0; i < out->n; i++)
+        pictures += all[i].n_pictures;
+    int64_t *tokens = q3_malloc((size_t)(2 * out->n + pictures) * sizeof *tokens);
     if (!tokens)
         return Q3_ERR_MEMORY;
+    int64_t *supervised = tokens + out->n, *sizes = supervised + out->n;
     for (int64_t i = 0; i < out->n; i++) {
         const seen *s = &all[i];
-        if (s->width)
-            sizes[out->n_pictures++] = size_key(s);
+        for (int k = 0; k < s->n_pictures; k++)
+            sizes[out->n_pictures++] = s->sizes[k];
         if (!usable(s))
             continue;
         tokens[out->usable] = s->tokens;
@@ -420,9 +406,11 @@ static q3_status collect(q3_lint *out, seen *const all[2])
 
 static void free_seen(seen *all, int64_t n)
 {
-    for (int64_t i = 0; all && i < n; i++)
+    for (int64_t i = 0; all && i < n; i++) {
         for (int kind = 0; kind < Q3_LINT_KINDS; kind++)
             q3_free(all[i].told[kind]);
+        q3_free(all[i].sizes);
+    }
     q3_free(all);
 }
 
