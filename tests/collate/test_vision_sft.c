@@ -529,6 +529,83 @@ static void a_prompt_is_never_cut(void **state)
     assert_int_equal(row.ids[72], IM_START);
 }
 
+/* The conversation with number `id` of the golden data, whose rows have 84, 95 ... tokens. */
+static q3_sample conversation(int id)
+{
+    q3_dataset *ds;
+    q3_sample s;
+    const q3_data_keys keys = { .allow_text_only = true };
+    assert_int_equal(q3_dataset_open(&ds, TRAINING "/data/conversations.jsonl", &keys), Q3_OK);
+    assert_int_equal(q3_dataset_get(&s, ds, id - 1), Q3_OK);
+    q3_dataset_close(ds);
+    return s;
+}
+
+/* Number 1: 84 tokens, the last answer begins at 76, the pictures end at 36. */
+static void of_a_long_conversation_only_the_last_answer_is_cut(void **state)
+{
+    (void)state;
+    q3_row row;
+    q3_collator c = tiny_collator(false);
+    q3_sample s = conversation(1);
+    c.max_length = 77;
+    assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_ERR_DATA);
+    assert_non_null(strstr(q3_error(), "conversations.jsonl:1: the sample has 84 tokens (prompt 76) and "
+                                       "collator.max_length is 77: its answer would be cut"));
+    c.on_overflow = Q3_OVERFLOW_SKIP;
+    assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_OK);
+    assert_true(row.skipped && !row.n && !row.n_pictures);
+    c.on_overflow = Q3_OVERFLOW_TRUNCATE;
+    assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_OK);
+    assert_true(row.truncated && row.n == 77 && row.labels[76] == row.ids[76] && row.n_supervised == 17 - 7);
+    c.max_length = 76;
+    assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_ERR_DATA);
+    assert_non_null(strstr(q3_error(), "the cut would fall before its last answer"));
+    c.max_length = 30;
+    assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_ERR_DATA);
+    assert_non_null(strstr(q3_error(), "the picture's tokens"));
+    q3_sample_free(&s);
+}
+
+static void control_tokens_in_a_turn_are_refused_by_its_number(void **state)
+{
+    (void)state;
+    q3_row row;
+    q3_collator c = tiny_collator(false);
+    c.lenient = true; // a turn would begin where none is
+    q3_sample s = conversation(4);
+    cJSON *part = cJSON_GetObjectItem(cJSON_GetArrayItem(s.messages, 2), "content")->child;
+    assert_non_null(cJSON_SetValuestring(cJSON_GetObjectItem(part, "text"), "<|im_start|>"));
+    assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_ERR_DATA);
+    assert_non_null(strstr(q3_error(),
+                           "conversations.jsonl:4: message 3 (user): the text contains the control token "
+                           "<|im_start|>"));
+    q3_sample_free(&s);
+}
+
+/* 13 pictures of at most 16384 pixels; without a limit of tokens eight of twice the bound are decoded. */
+static void more_pictures_than_there_is_room_for_are_refused(void **state)
+{
+    (void)state;
+    q3_row row;
+    q3_collator c = tiny_collator(false);
+    q3_sample s = conversation(4);
+    const q3_image_source one = { .path = (char *)TRAINING "/data/images/000.jpg" };
+    q3_image_source many[90];
+    c.max_length = 20; // of the training row; a prompt has no limit
+    cJSON *content = cJSON_GetObjectItem(cJSON_GetArrayItem(s.messages, 0), "content");
+    for (s.n_pictures = 0; s.n_pictures < 90; many[s.n_pictures++] = one)
+        cJSON_AddItemToArray(content, cJSON_Parse("{\"type\": \"image\"}"));
+    s.pictures = many;
+    assert_int_equal(q3_collate_row(&row, &mem, &c, &s, false), Q3_ERR_DATA);
+    assert_non_null(strstr(
+        q3_error(), "conversations.jsonl:4: its 90 pictures have 1105920 pixels together, and 98304 are "
+                    "possible; lower data.max_pixels"));
+    s.pictures = NULL;
+    s.n_pictures = 0;
+    q3_sample_free(&s);
+}
+
 /* ---- what is not a sample ---- */
 
 static void control_tokens_in_texts_are_refused_by_name(void **state)
@@ -837,6 +914,9 @@ int main(void)
         T(the_policies_decide_what_becomes_of_long_samples),
         T(a_refusal_for_length_says_which_token_would_be_lost),
         T(a_prompt_is_never_cut),
+        T(of_a_long_conversation_only_the_last_answer_is_cut),
+        T(control_tokens_in_a_turn_are_refused_by_its_number),
+        T(more_pictures_than_there_is_room_for_are_refused),
         T(control_tokens_in_texts_are_refused_by_name),
         T(the_lenient_collator_still_refuses_placeholders),
         T(tokens_that_are_not_special_may_stand_in_an_answer),
