@@ -263,7 +263,7 @@ q3_status q3_messages_read(q3_sample *s, const cJSON *messages, const cJSON *ima
     if (!b.places && b.first_user && b.given)
         Q3_TRY(put_in_front(&b));
     if (b.places != b.given)
-        return q3_fail(Q3_ERR_DATA, "the turns have %d places for pictures, and there are %d", b.places,
+        return q3_fail(Q3_ERR_DATA, "the turns have places for %d pictures, and there are %d", b.places,
                        b.given);
     return finish(s);
 }

@@ -132,8 +132,8 @@ static void keep(q3_pictures *p, q3_ctx *ctx, q3_vision_features *f, int64_t ind
     size_t part = row * (size_t)tokens, bytes = feature_bytes(p, ctx->dtype, tokens);
     if (known(p, index) || (tokens && !bytes) || !has_room(p, bytes))
         return; // it is seen anew next time
-    char *values = q3_arena_alloc(&p->mem, bytes);
-    if (!values)
+    char *values = bytes ? q3_arena_alloc(&p->mem, bytes) : NULL;
+    if (bytes && !values)
         return;
     for (int i = 0; i < parts_of(p) && bytes; i++)
         q3_device_read(ctx->data->cuda, values + (size_t)i * part,
