@@ -109,8 +109,8 @@ static q3_status check_messages(const q3_collator *c, const q3_chat *chat)
 {
     for (int i = 0; i < chat->n; i++)
         for (int k = 0; k < chat->messages[i].n_parts; k++) {
-            const q3_chat_tokens tokens =
-                tokens_of(c); // a turn's beginning in a text would be one, so never leniently
+            const q3_chat_tokens tokens = tokens_of(c);
+            // never leniently: <|im_start|> in a text would count as a turn
             q3_status st = q3_chat_check_text(&tokens, chat->messages[i].parts[k].text, false, "text",
                                               "remove it from the data");
             if (st != Q3_OK)
@@ -171,15 +171,23 @@ static q3_status limit(q3_row *row, const q3_collator *c, const q3_sample *s)
         (long long)row->n, (long long)row->prompt_n, (long long)c->max_length, what);
 }
 
-/* True where the turns of the assistant begin and end: behind "assistant\n" to the next turn. Turns begin with im_start, which
- * no text has; `opening` is what the assistant's begins with. */
+/* Where in a conversation a token is. Each turn begins with <|im_start|>, which no text has. */
 typedef struct turns {
     int32_t start_id;
-    int64_t opening; // tokens
+    int64_t opening; // tokens of "<|im_start|>assistant\n"
     int64_t begin;   // of the turn
     int turn;        // its number, from 0; -1: before the first
 } turns;
 
+static turns before_first(const q3_row *row)
+{
+    turns at = { .start_id = row->ids[0], .opening = 1, .turn = -1 };
+    while (row->ids[row->prompt_n - at.opening] != at.start_id) // the prompt ends with an opening
+        at.opening++;
+    return at;
+}
+
+/* True of what the assistant says, <|im_end|> and newline included. Asked of every token in order. */
 static bool supervised(turns *at, const q3_row *row, int64_t t, const q3_collator *c, const talk *said)
 {
     if (row->ids[t] == at->start_id) {
@@ -192,12 +200,10 @@ static bool supervised(turns *at, const q3_row *row, int64_t t, const q3_collato
 
 static q3_status label(q3_row *row, q3_arena *mem, const q3_collator *c, const q3_sample *s, const talk *said)
 {
-    turns at = { .start_id = row->ids[0], .turn = -1 };
+    turns at = s->messages ? before_first(row) : (turns){ 0 };
     row->labels = Q3_NEW(mem, int32_t, row->n + 1);
     if (!row->labels)
         return Q3_ERR_MEMORY;
-    while (s->messages && row->ids[row->prompt_n - ++at.opening] != at.start_id)
-        ;
     row->n_supervised = 0;
     for (int64_t t = 0; t < row->n; t++) {
         bool answer = s->messages ? supervised(&at, row, t, c, said) : t >= row->prompt_n;

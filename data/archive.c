@@ -339,8 +339,6 @@ static q3_status parse_group(q3_sample *out, q3_json *doc, const shard *s, const
     for (int i = 0; i < FIELDS; i++)
         if (g->fields[i] && cJSON_IsObject(doc->root))
             Q3_TRY(add_field(doc, s, g->fields[i], names[i]));
-    if (!g->picture && !keys->allow_text_only)
-        return q3_fail(Q3_ERR_DATA, "%s: no picture beside it (.jpg, .jpeg, .png, .webp or .bmp)", doc->name);
     q3_data_keys own = *keys;
     if (g->picture) // it is the picture, whatever the object says of one
         own.images_key = PICTURE;
@@ -350,6 +348,8 @@ static q3_status parse_group(q3_sample *out, q3_json *doc, const shard *s, const
     q3_status st = dir && g->picture ? name_picture(doc, g->picture) : dir ? Q3_OK : Q3_ERR_MEMORY;
     st = st ? st : q3_sample_parse(out, doc, &own, dir, doc->name);
     q3_free(dir);
+    if (st == Q3_OK && !out->n_pictures && !keys->allow_text_only)
+        return q3_fail(Q3_ERR_DATA, "%s: no picture beside it (.jpg, .jpeg, .png, .webp or .bmp)", doc->name);
     return st;
 }
 

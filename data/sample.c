@@ -283,12 +283,11 @@ static q3_status check_fields(const reader *r, const char *messages_key)
 static q3_status read_conversation(q3_sample *s, const reader *r, const cJSON *messages, const char *key,
                                    const char *dir)
 {
-    const char *images_key = or_else(r->keys->images_key, "images");
     const cJSON *images;
     Q3_TRY(check_fields(r, key));
-    Q3_TRY(find(&images, r, images_key));
+    Q3_TRY(find(&images, r, or_else(r->keys->images_key, "images")));
     if (!images)
-        Q3_TRY(find(&images, r, images_key = or_else(r->keys->image_key, "image")));
+        Q3_TRY(find(&images, r, or_else(r->keys->image_key, "image")));
     q3_status st = q3_messages_read(s, messages, images, dir);
     if (st != Q3_OK)
         return q3_wrap(st, "%s: \"%s\"", r->where, key);

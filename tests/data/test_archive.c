@@ -278,6 +278,7 @@ static void conversations_find_their_pictures_in_the_archive(void **state)
                              TEXT("a/2.json", two), FILE_OF("a/x.png", IMAGES "tiny-9x5.png"),
                              FILE_OF("a/y.jpg", IMAGES "gray-77x33.jpg"));
     assert_conversation(keyed, 0, 1, 9);
+    assert_conversation(keyed, 1, 2, 77);
     const char *lines =
         PACK("talk-lines.tar", TEXT("a/train.jsonl", two), FILE_OF("a/x.png", IMAGES "tiny-9x5.png"),
              FILE_OF("a/y.jpg", IMAGES "gray-77x33.jpg"));
