@@ -69,8 +69,7 @@ static q3_status from_sample(q3_prompt *out, q3_arena *mem, const kit *k, int64_
     Q3_TRY(q3_dataset_get(&sample, k->dataset, index));
     q3_status st = q3_collate_row(&row, mem, &k->collator, &sample, true);
     q3_sample_free(&sample);
-    return st ? st
-              : q3_prompt_of_ids(out, mem, &k->prompter, row.ids, row.n, &row.patches, row.patches.n > 0);
+    return st ? st : q3_prompt_of_ids(out, mem, &k->prompter, row.ids, row.n, row.pictures, row.n_pictures);
 }
 
 static q3_status from_samples(q3_quality_prompts *out, const q3_quality_source *s, const kit *k)

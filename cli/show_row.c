@@ -106,17 +106,17 @@ static void show_axis(q3_text *out, const char *name, const q3_collator *c, cons
 q3_status q3_show_row(q3_text *out, const q3_collator *c, const q3_sample *s, const q3_row *row,
                       const int32_t *positions)
 {
-    const int *grid = row->patches.grid;
     q3_text_printf(out, "%s", s->where);
     if (s->id)
         q3_text_printf(out, "  id %s", s->id);
     q3_text_printf(out, "\n  tokens  %lld: prompt %lld, supervised %lld", (long long)row->n,
                    (long long)row->prompt_n, (long long)row->n_supervised);
-    if (row->patches.n)
-        q3_text_printf(out, "; picture %lld, of %d x %d x %d patches\n",
+    for (int i = 0; i < row->n_pictures; i++) {
+        const int *grid = row->pictures[i].grid;
+        q3_text_printf(out, "; picture %lld, of %d x %d x %d patches",
                        (long long)q3_image_tokens(grid, &c->vision), grid[0], grid[1], grid[2]);
-    else
-        q3_text_printf(out, "; no picture\n");
+    }
+    q3_text_printf(out, "%s\n", row->n_pictures ? "" : "; no picture");
     show_ids(out, c, row);
     static const char *const axes[] = { "time", "height", "width" };
     for (int axis = 0; positions && axis < 3; axis++)
@@ -142,6 +142,19 @@ static void json_ids(q3_text *out, const char *key, const int32_t *ids, int64_t 
     q3_text_printf(out, ", \"%s\": [", key);
     for (int64_t i = 0; i < n; i++)
         q3_text_printf(out, "%s%d", i ? ", " : "", (int)ids[i]);
+    q3_text_append(out, "]", 1);
+}
+
+/* Of one picture, or none, a flat list; of several a list of them. */
+static void json_grids(q3_text *out, const q3_row *row)
+{
+    const bool several = row->n_pictures > 1;
+    q3_text_printf(out, ", \"grid\": [");
+    for (int i = 0; i < row->n_pictures; i++) {
+        const int *g = row->pictures[i].grid;
+        q3_text_printf(out, "%s%s%d, %d, %d%s", i ? ", " : "", several ? "[" : "", g[0], g[1], g[2],
+                       several ? "]" : "");
+    }
     q3_text_append(out, "]", 1);
 }
 
@@ -177,15 +190,14 @@ static void json_positions(q3_text *out, const int32_t *positions, int64_t n)
 q3_status q3_show_row_json(q3_text *out, const q3_collator *c, const q3_sample *s, const q3_row *row,
                            const int32_t *positions)
 {
-    const int32_t grid[] = { row->patches.grid[0], row->patches.grid[1], row->patches.grid[2] };
     q3_text_append(out, "{", 1);
     json_string(out, "where", s->where);
     q3_text_append(out, ", ", 2);
     json_string(out, "id", s->id);
     q3_text_printf(out, ", \"tokens\": %lld, \"prompt\": %lld, \"supervised\": %lld, \"image_tokens\": %lld",
                    (long long)row->n, (long long)row->prompt_n, (long long)row->n_supervised,
-                   (long long)(row->patches.n ? q3_image_tokens(row->patches.grid, &c->vision) : 0));
-    json_ids(out, "grid", grid, row->patches.n ? 3 : 0);
+                   (long long)q3_row_image_tokens(row, c));
+    json_grids(out, row);
     q3_text_printf(out, ", \"merged_with_prompt\": %s", row->seam ? "true" : "false");
     json_ids(out, "ids", row->ids, row->n);
     json_ids(out, "labels", row->labels, row->n);

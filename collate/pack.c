@@ -19,12 +19,11 @@ static sizes measure(const q3_collator *c, const q3_row *const *rows, int n)
         s.rows++;
         s.tokens += rows[i]->n;
         s.labels = s.labels && rows[i]->labels;
-        if (rows[i]->patches.n) {
-            s.pictures = s.pictures && rows[i]->patches.data;
-            s.images++;
-            s.patches += rows[i]->patches.n;
-            s.image_tokens += q3_image_tokens(rows[i]->patches.grid, &c->vision);
-        }
+        for (int k = 0; k < rows[i]->n_pictures; k++)
+            s.pictures = s.pictures && rows[i]->pictures[k].data;
+        s.images += rows[i]->n_pictures;
+        s.patches += q3_row_patches(rows[i]);
+        s.image_tokens += q3_row_image_tokens(rows[i], c);
     }
     return s;
 }
@@ -71,12 +70,14 @@ static q3_batch batch_of(const arrays *a, const sizes *s)
                        .n_image_rows = s->image_tokens };
 }
 
-static void put_picture(int32_t grid[3], float *to, const q3_patches *patches, int64_t width)
+/* Patches of a row's pictures, one behind the other; returns their number. */
+static int64_t put_patches(float *to, const q3_row *row, int64_t width)
 {
-    for (int k = 0; k < 3; k++)
-        grid[k] = patches->grid[k];
-    if (to)
-        memcpy(to, patches->data, (size_t)(patches->n * width) * sizeof *to);
+    int64_t n = 0;
+    for (int i = 0; i < row->n_pictures; n += row->pictures[i++].n)
+        if (to)
+            memcpy(to + n * width, row->pictures[i].data, (size_t)(row->pictures[i].n * width) * sizeof *to);
+    return n;
 }
 
 q3_status q3_pack(q3_batch *out, q3_arena *mem, const q3_collator *c, const q3_row *const *rows, int n)
@@ -98,19 +99,18 @@ q3_status q3_pack(q3_batch *out, q3_arena *mem, const q3_collator *c, const q3_r
         for (int64_t t = 0; t < r->n; t++)
             if (r->ids[t] == c->image_id) {
                 Q3_CHECK(image_token < s.image_tokens,
-                         "row %d: more placeholders than its picture has tokens", i);
+                         "row %d: more placeholders than its pictures have tokens", i);
                 a.image_rows[image_token++] = (int32_t)(at + t);
             }
         int32_t *grid = a.grids + 3 * image;
-        if (r->patches.n) {
-            put_picture(grid, width ? a.patches + patch * width : NULL, &r->patches, width);
-            patch += r->patches.n;
-            image++;
-        }
+        for (int k = 0; k < 3 * r->n_pictures; k++)
+            grid[k] = r->pictures[k / 3].grid[k % 3];
+        patch += put_patches(width ? a.patches + patch * width : NULL, r, width);
+        image += r->n_pictures;
         int32_t *p = a.positions + at;
         int64_t next = q3_positions(p, p + s.tokens, p + 2 * s.tokens, r->ids, r->n, c->image_id, c->video_id,
-                                    grid, r->patches.n > 0, c->vision.merge);
-        Q3_CHECK(next >= 0, "row %d: placeholders and picture do not match", i);
+                                    grid, r->n_pictures, c->vision.merge);
+        Q3_CHECK(next >= 0, "row %d: placeholders and pictures do not match", i);
         at += r->n;
     }
     a.row_begin[row] = at;
@@ -160,14 +160,10 @@ q3_status q3_pad(q3_padded *out, q3_arena *mem, const q3_collator *c, const q3_r
         if (rows[i]->skipped)
             continue;
         pad_row(out, row++, rows[i], c, left);
-        if (!rows[i]->patches.n)
-            continue;
-        for (int k = 0; k < 3; k++)
-            out->image_grid_thw[3 * image + k] = rows[i]->patches.grid[k];
-        image++;
-        int64_t values = rows[i]->patches.n * out->patch_width;
-        memcpy(pixels, rows[i]->patches.data, (size_t)values * sizeof *pixels);
-        pixels += values;
+        for (int k = 0; k < 3 * rows[i]->n_pictures; k++)
+            out->image_grid_thw[3 * image + k] = rows[i]->pictures[k / 3].grid[k % 3];
+        image += rows[i]->n_pictures;
+        pixels += put_patches(pixels, rows[i], out->patch_width) * out->patch_width;
     }
     return Q3_OK;
 }

@@ -5,6 +5,9 @@
  * the newline behind it; everything else, pads and placeholders included, is -100. A prompt row ends with the
  * opened assistant turn. A sample without a picture becomes a row of text.
  *
+ * A sample that is a conversation (q3_sample.messages) is rendered as it stands, no text stripped. Every turn of the
+ * assistant is supervised in that way, or the last one alone; its prompt row is what comes before the last one.
+ *
  * Errors begin with "Qwen3 collate failed: " and name the sample; class Q3_ERR_DATA.
  */
 #ifndef Q3_COLLATE_VISION_SFT_H
@@ -24,6 +27,7 @@ typedef struct q3_collator {
     const char *system_prompt; /* NULL: none */
     int64_t max_length;        /* tokens of a training row, 0 for no limit */
     q3_overflow on_overflow;
+    bool last_only; /* of a conversation only the last turn of the assistant is supervised */
     bool lenient; /* special tokens in texts and empty targets pass, as in the reference collator */
     int32_t pad_id, image_id, video_id; /* tokens; from the model's files */
     int32_t vocab_size;                 /* ids at or above it would miss the embedding */
@@ -34,9 +38,10 @@ typedef struct q3_row {
     int32_t *ids;    /* [n] */
     int32_t *labels; /* [n]; NULL in a prompt row */
     int64_t n;
-    int64_t prompt_n;     /* tokens before the target */
-    int64_t n_supervised; /* labels that are not -100 */
-    q3_patches patches;   /* n == 0 without a picture */
+    int64_t prompt_n;           /* tokens before the target, of a conversation before its last answer */
+    int64_t n_supervised;       /* labels that are not -100 */
+    const q3_patches *pictures; /* [n_pictures] */
+    int n_pictures;
     bool skipped;         /* left out by on_overflow: skip; nothing else is set */
     bool truncated;       /* the target was cut */
     bool seam; /* the target's first characters merged with the prompt's last token (a leading newline) */
@@ -58,8 +63,12 @@ q3_status q3_collate_row(q3_row *out, q3_arena *mem, const q3_collator *c, const
 q3_status q3_collate_layout(q3_row *out, q3_arena *mem, const q3_collator *c, const q3_sample *s,
                             bool training);
 
-/* The same from the sample's text and a picture already cut into patches (NULL: a row without a picture). */
+/* The same from the sample's text and n pictures already cut into patches; their values are borrowed. */
 q3_status q3_collate_text(q3_row *out, q3_arena *mem, const q3_collator *c, const q3_sample *s,
-                          const q3_patches *patches, bool training);
+                          const q3_patches *pictures, int n, bool training);
+
+/* Patches and tokens of all pictures of a row. */
+int64_t q3_row_patches(const q3_row *row);
+int64_t q3_row_image_tokens(const q3_row *row, const q3_collator *c);
 
 #endif

@@ -314,6 +314,19 @@ static q3_status add_field(q3_json *doc, const shard *s, const q3_member *m, con
     return added ? Q3_OK : q3_fail(Q3_ERR_MEMORY, "%s/%s: out of memory", s->path, m->name);
 }
 
+#define PICTURE ".picture" // field for the name of a member that is the picture
+
+/* As a URL of a file: no name looks like base64 then. */
+static q3_status name_picture(q3_json *doc, const q3_member *m)
+{
+    q3_text url = { 0 };
+    q3_text_printf(&url, "file://%s", q3_path_base(m->name));
+    bool added =
+        !url.failed && (!cJSON_IsObject(doc->root) || cJSON_AddStringToObject(doc->root, PICTURE, url.data));
+    q3_text_free(&url);
+    return added ? Q3_OK : q3_fail(Q3_ERR_MEMORY, "%s: out of memory", doc->name);
+}
+
 static q3_status parse_group(q3_sample *out, q3_json *doc, const shard *s, const group *g,
                              const q3_data_keys *keys)
 {
@@ -322,37 +335,56 @@ static q3_status parse_group(q3_sample *out, q3_json *doc, const shard *s, const
     for (int i = 0; i < FIELDS; i++)
         if (g->fields[i] && cJSON_IsObject(doc->root))
             Q3_TRY(add_field(doc, s, g->fields[i], names[i]));
-    if (!g->picture && !keys->allow_text_only)
-        return q3_fail(Q3_ERR_DATA, "%s: no picture beside it (.jpg, .jpeg, .png, .webp or .bmp)", doc->name);
     q3_data_keys own = *keys;
-    own.image_key = ""; // the picture is the member, whatever the object says of one
+    if (g->picture) // it is the picture, whatever the object says of one
+        own.images_key = PICTURE;
+    own.image_key = PICTURE;
     own.image_template = NULL;
     own.allow_text_only = true;
-    return q3_sample_parse(out, doc, &own, NULL, doc->name);
+    char *dir = q3_path_dir(doc->name);
+    q3_status st = dir && g->picture ? name_picture(doc, g->picture) : dir ? Q3_OK : Q3_ERR_MEMORY;
+    st = st ? st : q3_sample_parse(out, doc, &own, dir, doc->name);
+    q3_free(dir);
+    if (st == Q3_OK && !out->n_pictures && !keys->allow_text_only)
+        return q3_fail(Q3_ERR_DATA, "%s: no picture beside it (.jpg, .jpeg, .png, .webp or .bmp)", doc->name);
+    return st;
 }
 
 /* ---- samples ---- */
 
-static void lend_picture(q3_sample *s, const q3_member *m)
+static void lend(q3_image_source *p, const q3_member *m)
 {
-    s->image_bytes = (unsigned char *)(uintptr_t)m->bytes;
-    s->image_size = m->size;
-    s->image_lent = true;
+    p->bytes = (unsigned char *)(uintptr_t)m->bytes;
+    p->size = m->size;
+    p->lent = true;
 }
 
-/* Whatever picture the object names, that of the sample is the member. */
-static q3_status set_picture(q3_sample *s, const shard *from, const q3_member *m)
+/* The picture behind a path that a line gives: a member, never a file. */
+static q3_status find_picture(q3_image_source *p, const char *where, const shard *s)
 {
-    q3_free(s->image_path);
-    q3_free(s->image_bytes);
-    s->image_path = NULL;
-    s->image_bytes = NULL;
-    s->image_size = 0;
-    if (!m)
+    size_t n = strlen(s->path);
+    if (p->bytes)
         return Q3_OK;
-    lend_picture(s, m);
-    s->image_path = q3_path_join(from->path, m->name);
-    return s->image_path ? Q3_OK : Q3_ERR_MEMORY;
+    bool inside = strncmp(p->path, s->path, n) == 0 && p->path[n] == '/';
+    char *name = q3_strdup(p->path + (inside ? n : 0));
+    if (!name)
+        return Q3_ERR_MEMORY;
+    const q3_member *m = inside && q3_member_clean(name) ? q3_members_find(&s->members, name) : NULL;
+    q3_free(name);
+    if (!m)
+        return q3_fail(Q3_ERR_DATA, "%s: %s: no such member in the archive", where, p->path);
+    if (!m->bytes)
+        return q3_fail(Q3_ERR_DATA, "%s: %s: is a link; pack the file itself (tar: -h --hard-dereference)",
+                       where, p->path);
+    lend(p, m);
+    return Q3_OK;
+}
+
+static q3_status find_pictures(q3_sample *out, const shard *s)
+{
+    for (int i = 0; i < out->n_pictures; i++)
+        Q3_TRY(find_picture(&out->pictures[i], out->where, s));
+    return Q3_OK;
 }
 
 static q3_status get_keyed(q3_sample *out, const shard *s, const q3_member *first, const q3_data_keys *keys)
@@ -371,28 +403,7 @@ static q3_status get_keyed(q3_sample *out, const shard *s, const q3_member *firs
     Q3_TRY(q3_status_as(st, Q3_ERR_DATA));
     st = parse_group(out, &doc, s, &g, keys);
     q3_json_close(&doc);
-    return st == Q3_OK ? set_picture(out, s, g.picture) : st;
-}
-
-/* The picture behind a path that a line gives: a member, never a file. */
-static q3_status find_picture(q3_sample *out, const shard *s)
-{
-    size_t n = strlen(s->path);
-    if (out->image_bytes || !out->image_path)
-        return Q3_OK;
-    bool inside = strncmp(out->image_path, s->path, n) == 0 && out->image_path[n] == '/';
-    char *name = q3_strdup(out->image_path + (inside ? n : 0));
-    if (!name)
-        return Q3_ERR_MEMORY;
-    const q3_member *m = inside && q3_member_clean(name) ? q3_members_find(&s->members, name) : NULL;
-    q3_free(name);
-    if (!m)
-        return q3_fail(Q3_ERR_DATA, "%s: %s: no such member in the archive", out->where, out->image_path);
-    if (!m->bytes)
-        return q3_fail(Q3_ERR_DATA, "%s: %s: is a link; pack the file itself (tar: -h --hard-dereference)",
-                       out->where, out->image_path);
-    lend_picture(out, m);
-    return Q3_OK;
+    return st == Q3_OK ? find_pictures(out, s) : st;
 }
 
 static q3_status get_from(q3_sample *out, const q3_archive *a, const shard *s, int64_t index)
@@ -403,7 +414,7 @@ static q3_status get_from(q3_sample *out, const q3_archive *a, const shard *s, i
     for (; index >= q3_jsonl_size(s->files[i]); i++)
         index -= q3_jsonl_size(s->files[i]);
     Q3_TRY(q3_jsonl_get(out, s->files[i], index));
-    return find_picture(out, s);
+    return find_pictures(out, s);
 }
 
 static q3_status get(q3_sample *out, const void *self, int64_t index)

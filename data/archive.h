@@ -11,7 +11,7 @@
  *
  * A path may name shards, "posts-{0000..0011}.tar", which follow each other, and one JSONL member:
  * "posts.tar/train.jsonl". Sentences name a member in the same way. Errors: those of archive_members.h.
- * Pictures are lent (q3_sample.image_lent).
+ * Pictures are lent (q3_image_source.lent).
  */
 #ifndef Q3_DATA_ARCHIVE_H
 #define Q3_DATA_ARCHIVE_H

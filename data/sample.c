@@ -6,6 +6,7 @@
 
 #include "core/file.h"
 #include "data/base64.h"
+#include "data/messages.h"
 
 enum { FIELD_BYTES = 128 }; // of a name in image_template; a longer one is none of the sample's
 
@@ -16,14 +17,22 @@ typedef struct reader {
     const char *where;
 } reader;
 
+static void free_picture(q3_image_source *p)
+{
+    q3_free(p->path);
+    if (!p->lent)
+        q3_free(p->bytes);
+}
+
 void q3_sample_free(q3_sample *s)
 {
-    char *texts[] = { s->where, s->id,     s->query,  s->caption,   s->target,
-                      s->label, s->system, s->source, s->image_path };
+    char *texts[] = { s->where, s->id, s->query, s->caption, s->target, s->label, s->system, s->source };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         q3_free(texts[i]);
-    if (!s->image_lent)
-        q3_free(s->image_bytes);
+    for (int i = 0; i < s->n_pictures; i++)
+        free_picture(&s->pictures[i]);
+    q3_free(s->pictures);
+    cJSON_Delete(s->messages);
     *s = (q3_sample){ 0 };
 }
 
@@ -180,51 +189,78 @@ static bool is_bare_base64(const char *text, size_t n)
     return false;
 }
 
-static q3_status set_base64(q3_sample *s, const char *text, size_t n)
+static q3_status set_base64(q3_image_source *p, const char *text, size_t n)
 {
-    q3_free(s->image_bytes);
-    s->image_size = 0;
-    return q3_base64_decode(&s->image_bytes, &s->image_size, text, n);
+    return q3_base64_decode(&p->bytes, &p->size, text, n);
 }
 
-static q3_status set_data_url(q3_sample *s, const char *text)
+static q3_status set_data_url(q3_image_source *p, const char *text)
 {
     const char *comma = strchr(text, ',');
     static const char mark[] = ";base64";
     size_t n = sizeof mark - 1;
     if (!comma || (size_t)(comma - text) < n || strncasecmp(comma - n, mark, n) != 0)
         return q3_fail(Q3_ERR_DATA, "a data: URL must be in base64 (data:image/png;base64,...)");
-    return set_base64(s, comma + 1, strlen(comma + 1));
+    return set_base64(p, comma + 1, strlen(comma + 1));
 }
 
-q3_status q3_sample_set_image(q3_sample *s, const char *text, const char *dir)
+static q3_status set_image(q3_image_source *p, const char *text, const char *dir)
 {
     size_t n = strlen(text);
     if (n == 0)
         return q3_fail(Q3_ERR_DATA, "the path of the picture is empty");
     if (strncasecmp(text, "data:", 5) == 0)
-        return set_data_url(s, text);
+        return set_data_url(p, text);
     if (strncasecmp(text, "http://", 7) == 0 || strncasecmp(text, "https://", 8) == 0)
         return q3_fail(Q3_ERR_DATA, "%.100s: pictures are not downloaded; save it and give its path", text);
     if (is_bare_base64(text, n))
-        return set_base64(s, text, n);
+        return set_base64(p, text, n);
     if (strncmp(text, "file://", 7) == 0)
         text += 7;
-    q3_free(s->image_path);
-    s->image_path = q3_path_join(dir, text);
-    return s->image_path ? Q3_OK : Q3_ERR_MEMORY;
+    p->path = q3_path_join(dir, text);
+    return p->path ? Q3_OK : Q3_ERR_MEMORY;
 }
 
 /* {"path": ..., "bytes": base64}: the bytes come first, as in the image feature of `datasets`. */
-static q3_status set_from_object(q3_sample *s, const cJSON *object, const char *dir)
+static q3_status set_from_object(q3_image_source *p, const cJSON *object, const char *dir)
 {
     const cJSON *bytes = cJSON_GetObjectItemCaseSensitive(object, "bytes");
     const cJSON *path = cJSON_GetObjectItemCaseSensitive(object, "path");
     if (cJSON_IsString(bytes))
-        return set_base64(s, bytes->valuestring, strlen(bytes->valuestring));
+        return set_base64(p, bytes->valuestring, strlen(bytes->valuestring));
     if (cJSON_IsString(path))
-        return q3_sample_set_image(s, path->valuestring, dir);
+        return set_image(p, path->valuestring, dir);
     return q3_fail(Q3_ERR_DATA, "an object must have \"path\" (a string) or \"bytes\" (base64)");
+}
+
+static q3_status add(q3_sample *s, q3_status st, q3_image_source *p)
+{
+    q3_image_source *all =
+        st == Q3_OK ? q3_realloc(s->pictures, ((size_t)s->n_pictures + 1) * sizeof *all) : NULL;
+    if (!all) {
+        free_picture(p);
+        return st ? st : Q3_ERR_MEMORY;
+    }
+    s->pictures = all;
+    s->pictures[s->n_pictures++] = *p;
+    return Q3_OK;
+}
+
+q3_status q3_sample_add_image(q3_sample *s, const char *text, const char *dir)
+{
+    q3_image_source p = { 0 };
+    return add(s, set_image(&p, text, dir), &p);
+}
+
+q3_status q3_sample_add_json(q3_sample *s, const cJSON *item, const char *dir)
+{
+    q3_image_source p = { 0 };
+    if (cJSON_IsString(item))
+        return q3_sample_add_image(s, item->valuestring, dir);
+    if (!cJSON_IsObject(item))
+        return q3_fail(Q3_ERR_DATA,
+                       "a picture must be a path, base64, or an object with \"path\" or \"bytes\"");
+    return add(s, set_from_object(&p, item, dir), &p);
 }
 
 /* Appends `template` with its fields filled in; *lacking is the first one that the sample has not, or empty. */
@@ -255,7 +291,7 @@ static q3_status image_from_template(q3_sample *s, const reader *r, const char *
     if (st == Q3_OK && lacking[0] && !r->keys->allow_text_only)
         st = missing(r, lacking);
     if (st == Q3_OK && !lacking[0]) {
-        st = q3_sample_set_image(s, path.data, dir);
+        st = q3_sample_add_image(s, path.data, dir);
         st = st == Q3_OK ? st : q3_wrap(st, "%s: data.image_template", r->where);
     }
     q3_text_free(&path);
@@ -273,13 +309,68 @@ static q3_status read_image(q3_sample *s, const reader *r, const char *dir)
         return r->keys->allow_text_only ? Q3_OK : missing(r, key);
     if (!cJSON_IsString(item) && !cJSON_IsObject(item))
         return wrong(r, key, "must be a path, base64, or an object with \"path\" or \"bytes\"");
-    q3_status st =
-        cJSON_IsString(item) ? q3_sample_set_image(s, item->valuestring, dir) : set_from_object(s, item, dir);
+    q3_status st = q3_sample_add_json(s, item, dir);
     return st == Q3_OK ? st : q3_wrap(st, "%s: \"%s\"", r->where, key);
+}
+
+/* ---- conversations ---- */
+
+/* The conversation and the name of its field; NULL: the object has none. */
+static q3_status find_messages(const cJSON **out, const char **key, const reader *r)
+{
+    *key = or_else(r->keys->messages_key, "messages");
+    Q3_TRY(find(out, r, *key));
+    if (*out || strcmp(*key, "messages") != 0)
+        return Q3_OK;
+    *key = "conversations"; // as ShareGPT calls it
+    return find(out, r, *key);
+}
+
+/* What a conversation leaves no place for. */
+static q3_status check_fields(const reader *r, const char *messages_key)
+{
+    const char *const keys[] = { or_else(r->keys->query_key, "query"),
+                                 or_else(r->keys->caption_key, "caption"),
+                                 or_else(r->keys->target_key, "target_json") };
+    const cJSON *item;
+    for (int i = 0; i < 3; i++) {
+        char what[160];
+        Q3_TRY(find(&item, r, keys[i]));
+        snprintf(what, sizeof what, "stands beside \"%.60s\"; a sample has one of them", messages_key);
+        if (item)
+            return wrong(r, keys[i], what);
+    }
+    Q3_TRY(find(&item, r, "tools"));
+    bool none = !item || (cJSON_IsArray(item) && !item->child) ||
+                (cJSON_IsString(item) && (!*item->valuestring || strcmp(item->valuestring, "[]") == 0));
+    return none ? Q3_OK : wrong(r, "tools", "cannot be trained on; take it out");
+}
+
+static q3_status read_conversation(q3_sample *s, const reader *r, const cJSON *messages, const char *key,
+                                   const char *dir)
+{
+    const cJSON *images;
+    Q3_TRY(check_fields(r, key));
+    Q3_TRY(find(&images, r, or_else(r->keys->images_key, "images")));
+    if (!images)
+        Q3_TRY(find(&images, r, or_else(r->keys->image_key, "image")));
+    q3_status st = q3_messages_read(s, messages, images, dir);
+    if (st != Q3_OK)
+        return q3_wrap(st, "%s: \"%s\"", r->where, key);
+    if (s->system && q3_messages_system(s->messages))
+        return q3_fail(Q3_ERR_DATA,
+                       "%s: \"%s\" begins with a system turn, and there is a field \"system\" beside it",
+                       r->where, key);
+    if (!s->n_pictures && !r->keys->allow_text_only)
+        return q3_fail(Q3_ERR_DATA, "%s: \"%s\" has no picture; allow it with data.allow_text_only", r->where,
+                       key);
+    return Q3_OK;
 }
 
 static q3_status fill(q3_sample *s, const reader *r, const char *dir)
 {
+    const cJSON *messages;
+    const char *key;
     Q3_TRY(copy(&s->where, r->where));
     if (!cJSON_IsObject(r->doc->root))
         return q3_fail(Q3_ERR_DATA,
@@ -287,13 +378,16 @@ static q3_status fill(q3_sample *s, const reader *r, const char *dir)
                        "in a .json file",
                        r->where);
     Q3_TRY(read_name(&s->id, r, "id", false));
-    Q3_TRY(read_image(s, r, dir));
-    Q3_TRY(read_query(s, r));
-    Q3_TRY(read_text(&s->caption, r, or_else(r->keys->caption_key, "caption")));
+    Q3_TRY(find_messages(&messages, &key, r));
+    if (!messages) {
+        Q3_TRY(read_image(s, r, dir));
+        Q3_TRY(read_query(s, r));
+        Q3_TRY(read_text(&s->caption, r, or_else(r->keys->caption_key, "caption")));
+    }
     Q3_TRY(read_text(&s->system, r, "system"));
     Q3_TRY(read_text(&s->source, r, "source"));
     Q3_TRY(read_label(s, r));
-    return read_target(s, r);
+    return messages ? read_conversation(s, r, messages, key, dir) : read_target(s, r);
 }
 
 q3_status q3_sample_parse(q3_sample *out, const q3_json *doc, const q3_data_keys *keys, const char *dir,
@@ -309,7 +403,7 @@ q3_status q3_sample_parse(q3_sample *out, const q3_json *doc, const q3_data_keys
 
 bool q3_sample_has_image(const q3_sample *s)
 {
-    return s->image_bytes || s->image_path;
+    return s->n_pictures > 0;
 }
 
 static q3_status without_image(const q3_sample *s)
@@ -323,31 +417,42 @@ static q3_status with_place(q3_status st, const q3_sample *s)
 }
 
 /* Of a picture that is here as bytes. */
-static const char *image_name(const q3_sample *s)
+static const char *image_name(const q3_image_source *p)
 {
-    return or_else(s->image_path, "image");
+    return or_else(p->path, "image");
+}
+
+q3_status q3_sample_picture(q3_image *out, const q3_sample *s, int i, const q3_image_options *opt)
+{
+    *out = (q3_image){ 0 };
+    const q3_image_source *p = &s->pictures[i];
+    return with_place(p->bytes ? q3_image_decode(out, p->bytes, p->size, opt, image_name(p))
+                               : q3_image_open(out, p->path, opt),
+                      s);
+}
+
+q3_status q3_sample_picture_size(int *width, int *height, const q3_sample *s, int i,
+                                 const q3_image_options *opt)
+{
+    const q3_image_source *p = &s->pictures[i];
+    if (p->bytes)
+        return with_place(q3_image_measure(width, height, p->bytes, p->size, opt, image_name(p)), s);
+    q3_map map; // touches the pages of the header only
+    q3_status st = q3_status_as(q3_map_open(&map, p->path), Q3_ERR_DATA);
+    if (st == Q3_OK) {
+        st = q3_image_measure(width, height, map.data, map.size, opt, p->path);
+        q3_map_close(&map);
+    }
+    return with_place(st, s);
 }
 
 q3_status q3_sample_image(q3_image *out, const q3_sample *s, const q3_image_options *opt)
 {
     *out = (q3_image){ 0 };
-    if (s->image_bytes)
-        return with_place(q3_image_decode(out, s->image_bytes, s->image_size, opt, image_name(s)), s);
-    return s->image_path ? with_place(q3_image_open(out, s->image_path, opt), s) : without_image(s);
+    return q3_sample_has_image(s) ? q3_sample_picture(out, s, 0, opt) : without_image(s);
 }
 
 q3_status q3_sample_image_size(int *width, int *height, const q3_sample *s, const q3_image_options *opt)
 {
-    if (s->image_bytes)
-        return with_place(q3_image_measure(width, height, s->image_bytes, s->image_size, opt, image_name(s)),
-                          s);
-    if (!s->image_path)
-        return without_image(s);
-    q3_map map; // touches the pages of the header only
-    q3_status st = q3_status_as(q3_map_open(&map, s->image_path), Q3_ERR_DATA);
-    if (st == Q3_OK) {
-        st = q3_image_measure(width, height, map.data, map.size, opt, s->image_path);
-        q3_map_close(&map);
-    }
-    return with_place(st, s);
+    return q3_sample_has_image(s) ? q3_sample_picture_size(width, height, s, 0, opt) : without_image(s);
 }

@@ -43,8 +43,7 @@ struct question {
     uint32_t number; // of the sample
     q3_arena mem;    // the prompt and the answer's ids
     q3_prompt prompt;
-    unsigned char hash[1][Q3_PICTURE_HASH_BYTES]; // what its picture's features are found by
-    int32_t *ids;                                 // [max_new_tokens]
+    int32_t *ids; // [max_new_tokens]
     int64_t n;
 };
 
@@ -147,8 +146,24 @@ static size_t question_bytes(const evaluator *ev, const q3_row *row)
     const q3_vision_spec *v = &ev->o->source.collator->vision;
     size_t patch = 3 * sizeof(float) * (size_t)v->tpatch * (size_t)v->patch * (size_t)v->patch;
     size_t token = 5 * sizeof(int32_t); // id, three positions, a row of the picture
-    return ((size_t)row->n + 1) * token + (size_t)row->patches.n * patch +
+    return ((size_t)row->n + 1) * token + (size_t)q3_row_patches(row) * patch +
+           (size_t)row->n_pictures * (Q3_PICTURE_HASH_BYTES + 3 * sizeof(int32_t)) +
            (size_t)ev->o->max_new_tokens * sizeof(int32_t) + ((size_t)64 << 10);
+}
+
+/* What the features of its pictures are found by: names that no other picture has, nobody else asks about them. */
+static q3_status name_pictures(question *q, int n)
+{
+    unsigned char(*names)[Q3_PICTURE_HASH_BYTES] = q3_arena_alloc(&q->mem, (size_t)n * sizeof *names + 1);
+    if (!names)
+        return Q3_ERR_MEMORY;
+    memset(names, 0, (size_t)n * sizeof *names);
+    for (int i = 0; i < n; i++) {
+        memcpy(names[i], &q->number, sizeof q->number);
+        memcpy(names[i] + sizeof q->number, &i, sizeof i);
+    }
+    q->prompt.hashes = (const unsigned char(*)[Q3_PICTURE_HASH_BYTES])names;
+    return Q3_OK;
 }
 
 /* The loader's batch goes with the next one, so the prompt is copied. */
@@ -161,11 +176,8 @@ static q3_status fill_question(question *q, const q3_row *row)
     q->ids = Q3_NEW(&q->mem, int32_t, q->ev->o->max_new_tokens);
     if (!q->ids)
         return Q3_ERR_MEMORY;
-    memcpy(q->hash, &q->number,
-           sizeof q->number); // a name that no other picture has: nobody else asks about it
     q->prompt = q3_prompt_of_batch(&b);
-    q->prompt.hashes = (const unsigned char(*)[Q3_PICTURE_HASH_BYTES])q->hash;
-    return Q3_OK;
+    return name_pictures(q, b.n_images);
 }
 
 static q3_status create_question(evaluator *ev, const q3_sample *s, const q3_row *row, int64_t number)

@@ -5,7 +5,7 @@
 
 #include "kernels/gemm.h"
 
-/* A sample's picture: parts [1 + n_deepstack][M, H] laid end to end, in the context's type. */
+/* A sample's pictures, one behind the other: parts [1 + n_deepstack][M, H] laid end to end, in the context's type. */
 typedef struct kept {
     char *values;
     int64_t tokens; // M
@@ -72,11 +72,11 @@ static q3_tensor **part_of(q3_vision_features *f, int part)
     return part ? &f->deepstack[part - 1] : &f->merged;
 }
 
-/* Tokens of the sample's picture, 0 without one. */
+/* Tokens of the sample's pictures, 0 without one. */
 static int64_t tokens_of(const q3_pictures *p, const q3_row *row)
 {
     int merge = p->model->config.vision.merge_size;
-    return row->skipped ? 0 : row->patches.n / (merge * merge);
+    return row->skipped ? 0 : q3_row_patches(row) / (merge * merge);
 }
 
 /* A part of all the batch's pictures, one behind the other. */
@@ -132,8 +132,8 @@ static void keep(q3_pictures *p, q3_ctx *ctx, q3_vision_features *f, int64_t ind
     size_t part = row * (size_t)tokens, bytes = feature_bytes(p, ctx->dtype, tokens);
     if (known(p, index) || (tokens && !bytes) || !has_room(p, bytes))
         return; // it is seen anew next time
-    char *values = q3_arena_alloc(&p->mem, bytes);
-    if (!values)
+    char *values = bytes ? q3_arena_alloc(&p->mem, bytes) : NULL;
+    if (bytes && !values)
         return;
     for (int i = 0; i < parts_of(p) && bytes; i++)
         q3_device_read(ctx->data->cuda, values + (size_t)i * part,

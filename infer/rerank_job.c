@@ -27,7 +27,7 @@ static q3_status read_picture(q3_image *out, const cJSON *item, const q3_image_o
     q3_sample sample = { 0 };
     if (!cJSON_IsString(item))
         return q3_fail(Q3_ERR_DATA, "image must be a path, a data: URL or base64, or a list of such");
-    q3_status st = q3_sample_set_image(&sample, item->valuestring, NULL);
+    q3_status st = q3_sample_add_image(&sample, item->valuestring, NULL);
     if (st == Q3_OK)
         st = q3_sample_image(out, &sample, image);
     q3_sample_free(&sample);

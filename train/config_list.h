@@ -42,6 +42,7 @@ typedef enum q3_config_overflow {
     Q3_CONFIG_OVERFLOW_SKIP,
     Q3_CONFIG_OVERFLOW_TRUNCATE
 } q3_config_overflow;
+typedef enum q3_config_train_on { Q3_CONFIG_TRAIN_ON_ALL, Q3_CONFIG_TRAIN_ON_LAST } q3_config_train_on;
 typedef enum q3_config_tune { Q3_CONFIG_TUNE_LORA, Q3_CONFIG_TUNE_FULL } q3_config_tune;
 typedef enum q3_config_scheduler {
     Q3_CONFIG_LR_LINEAR,
@@ -128,6 +129,8 @@ typedef enum q3_config_metric {
     X(data, target_key, TEXT("target_json"), "field with the answer, used byte for byte") \
     X(data, label_key, TEXT(NULL), "field with the label") \
     X(data, label_names, LIST("[]"), "names of the labels 0, 1 ... (or false, true); []: labels stay as they are") \
+    X(data, messages_key, TEXT("messages"), "field with a conversation, in place of question and answer") \
+    X(data, images_key, TEXT("images"), "field with the pictures of a conversation; without it data.image_key") \
     X(data, target_template, TEXT(NULL), "answer of a sample without one; {label} stands for its label") \
     X(data, allow_text_only, BOOL("false"), "samples may lack the picture, and are texts then; false: an error") \
     X(data, system_prompt, TEXT(NULL), "system turn of every sample: the text, or @FILE") \
@@ -141,7 +144,9 @@ typedef enum q3_config_metric {
 #define Q3_CONFIG_COLLATOR(X) \
     X(collator, max_length, INT("2048", 1, 1 << 20), "longest sample in tokens, picture included") \
     X(collator, on_overflow, ENUM(q3_config_overflow, "error", "error|skip|truncate"), \
-      "what happens to a longer one; truncate cuts answers only")
+      "what happens to a longer one; truncate cuts the last answer only") \
+    X(collator, train_on, ENUM(q3_config_train_on, "all", "all|last"), \
+      "answers of a conversation that are trained: every one, or the last")
 
 #define Q3_CONFIG_TRAIN(X) \
     X(train, tune, ENUM(q3_config_tune, "lora", "lora|full"), "full: every weight; needs load_in_4bit false") \

@@ -36,9 +36,10 @@ const q3_lint_about q3_lint_kinds[Q3_LINT_KINDS] = {
 typedef struct seen {
     char *told[Q3_LINT_KINDS]; // sentences, heap
     int64_t tokens, supervised;
-    int width, height; // 0: no picture was decoded
-    int label;         // what the target means; -1: none of the labels
-    bool whole;        // question and answer are set
+    int64_t *sizes; // [n_pictures] that were decoded, heap
+    int n_pictures;
+    int label;  // what the target means; -1: none of the labels
+    bool whole; // question and answer are set
     unsigned char question[Q3_SHA256_BYTES], answer[Q3_SHA256_BYTES]; // pixels, query and caption; target
     q3_status status;                                                 // what is no fault of the sample
 } seen;
@@ -75,22 +76,39 @@ static void hash_text(q3_sha256 *hash, const char *text)
     q3_sha256_add(hash, text, strlen(text) + 1);
 }
 
-/* Decodes the picture: its size, its place in the question, its grid. */
+/* Sizes as numbers in the order of their areas: area (at most 2^28, data/image.h), then width. */
+static int64_t size_key(int width, int height)
+{
+    return (int64_t)width * height << 31 | width;
+}
+
+/* Decodes a picture: its size, its place in the question, its grid. */
 static q3_status see_picture(q3_patches *out, seen *s, q3_sha256 *question, const job *j,
-                             const q3_sample *sample)
+                             const q3_sample *sample, int i)
 {
     q3_image image;
     const q3_collator *c = &j->t->collator;
     *out = (q3_patches){ 0 };
-    Q3_TRY(q3_sample_image(&image, sample, &c->image));
-    s->width = image.width;
-    s->height = image.height;
-    q3_sha256_add(question, &s->width, sizeof s->width);
-    q3_sha256_add(question, image.rgb, 3 * (size_t)image.width * (size_t)image.height);
+    Q3_TRY(q3_sample_picture(&image, sample, i, &c->image));
+    const int width = image.width, height = image.height;
+    s->sizes[s->n_pictures++] = size_key(width, height);
+    q3_sha256_add(question, &width, sizeof width);
+    q3_sha256_add(question, image.rgb, 3 * (size_t)width * (size_t)height);
     q3_image_free(&image);
-    q3_status st = q3_image_grid(out->grid, s->width, s->height, &c->vision);
+    q3_status st = q3_image_grid(out->grid, width, height, &c->vision);
     out->n = (int64_t)out->grid[0] * out->grid[1] * out->grid[2];
     return st ? q3_wrap(st, "%s", sample->where) : Q3_OK;
+}
+
+static q3_status see_pictures(q3_patches **out, seen *s, q3_arena *mem, q3_sha256 *question, const job *j,
+                              const q3_sample *sample)
+{
+    *out = Q3_NEW(mem, q3_patches, sample->n_pictures + 1);
+    s->sizes = q3_malloc((size_t)sample->n_pictures * sizeof *s->sizes + 1);
+    q3_status st = *out && s->sizes ? Q3_OK : Q3_ERR_MEMORY;
+    for (int i = 0; i < sample->n_pictures && st == Q3_OK; i++)
+        st = see_picture(&(*out)[i], s, question, j, sample, i);
+    return st;
 }
 
 /* The row of a sample that is too long, as training makes it. */
@@ -98,7 +116,7 @@ static void see_long(seen *s, q3_arena *mem, const job *j, const q3_sample *samp
 {
     q3_row row;
     const q3_collator *c = &j->t->collator;
-    q3_status st = q3_collate_text(&row, mem, c, sample, patches, true);
+    q3_status st = q3_collate_text(&row, mem, c, sample, patches, sample->n_pictures, true);
     if (st != Q3_OK) {
         tell(s, Q3_LINT_LENGTH, st);
         return;
@@ -114,7 +132,7 @@ static void see_long(seen *s, q3_arena *mem, const job *j, const q3_sample *samp
 static void see_row(seen *s, q3_arena *mem, const job *j, const q3_sample *sample, const q3_patches *patches)
 {
     q3_row row;
-    q3_status st = q3_collate_text(&row, mem, &j->unlimited, sample, patches, true);
+    q3_status st = q3_collate_text(&row, mem, &j->unlimited, sample, patches, sample->n_pictures, true);
     if (st != Q3_OK) {
         tell(s, Q3_LINT_TEXT, st);
         return;
@@ -153,14 +171,13 @@ static void see_label(seen *s, const job *j, const q3_sample *sample, bool judge
 static void see(seen *s, q3_arena *mem, const job *j, const q3_sample *sample, bool judged)
 {
     q3_sha256 question, answer;
-    q3_patches patches;
-    bool picture = q3_sample_has_image(sample);
+    q3_patches *pictures;
     q3_sha256_begin(&question);
-    q3_status st = picture ? see_picture(&patches, s, &question, j, sample) : Q3_OK;
+    q3_status st = see_pictures(&pictures, s, mem, &question, j, sample);
     if (st != Q3_OK)
         tell(s, Q3_LINT_PICTURE, st);
     else
-        see_row(s, mem, j, sample, picture ? &patches : NULL);
+        see_row(s, mem, j, sample, pictures);
     see_label(s, j, sample, judged);
     hash_text(&question, sample->query);
     hash_text(&question, sample->caption);
@@ -322,12 +339,6 @@ static q3_lint_range range_of(int64_t *values, int64_t n)
     return r;
 }
 
-/* Sizes as numbers in the order of their areas: area (at most 2^28, data/image.h), then width. */
-static int64_t size_key(const seen *s)
-{
-    return (int64_t)s->width * s->height << 31 | s->width;
-}
-
 static void take_sizes(q3_lint_set *out, int64_t *keys)
 {
     if (!out->n_pictures)
@@ -345,14 +356,17 @@ static void take_sizes(q3_lint_set *out, int64_t *keys)
 
 static q3_status summarize(q3_lint_set *out, const seen *all)
 {
-    int64_t *tokens = q3_malloc((size_t)out->n * 3 * sizeof *tokens);
-    int64_t *supervised = tokens + out->n, *sizes = supervised + out->n;
+    int64_t pictures = 0;
+    for (int64_t i = 0; i < out->n; i++)
+        pictures += all[i].n_pictures;
+    int64_t *tokens = q3_malloc((size_t)(2 * out->n + pictures) * sizeof *tokens);
     if (!tokens)
         return Q3_ERR_MEMORY;
+    int64_t *supervised = tokens + out->n, *sizes = supervised + out->n;
     for (int64_t i = 0; i < out->n; i++) {
         const seen *s = &all[i];
-        if (s->width)
-            sizes[out->n_pictures++] = size_key(s);
+        for (int k = 0; k < s->n_pictures; k++)
+            sizes[out->n_pictures++] = s->sizes[k];
         if (!usable(s))
             continue;
         tokens[out->usable] = s->tokens;
@@ -392,9 +406,11 @@ static q3_status collect(q3_lint *out, seen *const all[2])
 
 static void free_seen(seen *all, int64_t n)
 {
-    for (int64_t i = 0; all && i < n; i++)
+    for (int64_t i = 0; all && i < n; i++) {
         for (int kind = 0; kind < Q3_LINT_KINDS; kind++)
             q3_free(all[i].told[kind]);
+        q3_free(all[i].sizes);
+    }
     q3_free(all);
 }
 

@@ -12,10 +12,33 @@ const char *const q3_checkpointing_names[Q3_PLAN_CHOICES] = { "none", "half", "f
 
 typedef struct sample_size {
     int64_t index, tokens, supervised, patches;
-    int grid[3];
+    int n_images;
+    int32_t first[3], *more; // grids: of the first picture, and (heap) of those behind it
 } sample_size;
 
-/* Tokens and patches of a sample from its text and the header of its picture. */
+static const int32_t *grid_of(const sample_size *s, int i)
+{
+    return i ? s->more + (ptrdiff_t)3 * (i - 1) : s->first;
+}
+
+static q3_status keep_grids(sample_size *out, const q3_row *row)
+{
+    out->n_images = row->n_pictures;
+    if (out->n_images > 1 && !(out->more = q3_malloc(3 * (size_t)(out->n_images - 1) * sizeof *out->more)))
+        return Q3_ERR_MEMORY;
+    for (int i = 0; i < 3 * out->n_images; i++)
+        *(i < 3 ? &out->first[i] : &out->more[i - 3]) = row->pictures[i / 3].grid[i % 3];
+    return Q3_OK;
+}
+
+static void free_sizes(sample_size *s, int64_t n)
+{
+    for (int64_t i = 0; s && i < n; i++)
+        q3_free(s[i].more);
+    q3_free(s);
+}
+
+/* Tokens and patches of a sample from its text and the headers of its pictures. */
 static q3_status measure(sample_size *out, q3_arena *mem, const q3_trainer *t, const q3_dataset *data,
                          int64_t index)
 {
@@ -29,8 +52,8 @@ static q3_status measure(sample_size *out, q3_arena *mem, const q3_trainer *t, c
     if (st == Q3_OK && !row.skipped) {
         out->tokens = row.n;
         out->supervised = row.n_supervised;
-        out->patches = row.patches.n;
-        memcpy(out->grid, row.patches.grid, sizeof out->grid);
+        out->patches = q3_row_patches(&row);
+        st = keep_grids(out, &row);
     }
     q3_sample_free(&s);
     q3_arena_reset(mem);
@@ -49,7 +72,7 @@ static int larger_first(const void *a, const void *b)
 static q3_status measure_all(sample_size **out, int64_t *skipped, q3_arena *mem, const q3_trainer *t,
                              const q3_dataset *data, int64_t n)
 {
-    sample_size *s = q3_malloc((size_t)n * sizeof *s);
+    sample_size *s = q3_calloc((size_t)n, sizeof *s);
     *skipped = 0;
     *out = s;
     if (!s)
@@ -70,13 +93,14 @@ static q3_status hollow_batch(q3_batch *out, q3_arena *mem, const q3_trainer *t,
     int merge = t->collator.vision.merge;
     *out = (q3_batch){ .n_rows = (int)n };
     for (int64_t i = 0; i < n; i++) {
-        out->n_images += s[i].patches > 0;
+        out->n_images += s[i].n_images;
         out->n_tokens += s[i].tokens;
         out->n_patches += s[i].patches;
         out->n_image_rows += s[i].patches / (merge * merge);
     }
     int64_t *row_begin = Q3_NEW(mem, int64_t, n + 1);
-    int32_t *labels = Q3_NEW(mem, int32_t, out->n_tokens + 1), *grids = Q3_NEW(mem, int32_t, 3 * n);
+    int32_t *labels = Q3_NEW(mem, int32_t, out->n_tokens + 1),
+            *grids = Q3_NEW(mem, int32_t, 3 * (int64_t)out->n_images + 1);
     if (!row_begin || !labels || !grids)
         return Q3_ERR_MEMORY;
     int64_t at = 0, image = 0;
@@ -84,9 +108,8 @@ static q3_status hollow_batch(q3_batch *out, q3_arena *mem, const q3_trainer *t,
         row_begin[i] = at;
         for (int64_t k = 0; k < s[i].tokens; k++)
             labels[at++] = k < s[i].tokens - s[i].supervised ? -100 : 0;
-        for (int axis = 0; axis < 3 && s[i].patches; axis++)
-            grids[3 * image + axis] = s[i].grid[axis];
-        image += s[i].patches > 0;
+        for (int k = 0; k < s[i].n_images; k++, image++)
+            memcpy(grids + 3 * image, grid_of(&s[i], k), 3 * sizeof *grids);
     }
     row_begin[n] = at;
     out->row_begin = row_begin;
@@ -267,8 +290,8 @@ static q3_status plan(q3_plan *p, q3_trainer *t, bool all)
         qsort(sizes, (size_t)t->n_train, sizeof *sizes, larger_first);
         st = plan_batch(p, t, &mem, sizes, all);
     }
-    q3_free(sizes);
-    q3_free(eval);
+    free_sizes(sizes, t->n_train);
+    free_sizes(eval, t->n_eval);
     q3_arena_destroy(&mem);
     return st;
 }

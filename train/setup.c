@@ -125,6 +125,7 @@ static q3_status open_collator(q3_trainer *t)
     t->collator.image.max_side = (int)c->data.max_side;
     t->collator.max_length = c->collator.max_length;
     t->collator.on_overflow = (q3_overflow)c->collator.on_overflow;
+    t->collator.last_only = c->collator.train_on == Q3_CONFIG_TRAIN_ON_LAST;
     return q3_config_system_prompt(&t->collator.system_prompt, c);
 }
 
@@ -139,6 +140,8 @@ static q3_data_keys keys_of(const q3_config *c)
                            .label_key = c->data.label_key,
                            .label_names = c->data.label_names.items,
                            .n_label_names = c->data.label_names.n,
+                           .messages_key = c->data.messages_key,
+                           .images_key = c->data.images_key,
                            .target_template = c->data.target_template,
                            .need_target = true,
                            .allow_text_only = c->data.allow_text_only };

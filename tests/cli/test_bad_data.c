@@ -206,6 +206,11 @@ static void a_picture_cut_short_is_named_when_it_is_read(void **state)
           .prefix = COLLATE,
           .rest = { ":17: ", "images/cut.png: the PNG cannot be decoded" },
           .running = true },
+        { .line = "{\"images\": [\"images/000.jpg\"], \"messages\": [{\"role\": \"user\", \"content\": \"x\"}, "
+                  "{\"role\": \"function\", \"content\": \"y\"}]}",
+          .code = 3,
+          .prefix = COLLATE,
+          .rest = { ":17: \"messages\": message 2: the role is \"function\"" } },
         { .line = "{\"image\": \"images/stub.png\", \"query\": \"x\", \"target_json\": \"y\"}",
           .code = 3,
           .prefix = COLLATE,

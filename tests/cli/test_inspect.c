@@ -292,6 +292,26 @@ static void a_sample_is_shown_as_training_sees_it(void **state)
     q3_process_free(&p);
 }
 
+static void a_conversation_is_shown_with_all_its_pictures_and_answers(void **state)
+{
+    (void)state;
+    static const char data[] = "data.train=tests/golden/training/data/conversations.jsonl";
+    q3_process p = INSPECT(0, "--config", Q3_RUN_CONFIG, "--sample", "1", data);
+    contains(p.out,
+             "prompt 76, supervised 17; picture 12, of 1 x 6 x 8 patches; picture 6, of 1 x 6 x 4 patches\n");
+    contains(p.out, "<|im_start|>assistant↵›the second<|im_end|>↵‹<|im_start|>user↵so?<|im_end|>↵");
+    q3_process_free(&p);
+    p = INSPECT(0, "--config", Q3_RUN_CONFIG, "--sample", "1", data, "collator.train_on=last", "--json");
+    cJSON *root = parsed(&p);
+    assert_int_equal(item(root, "supervised")->valueint, 8);
+    assert_int_equal(item(root, "image_tokens")->valueint, 18);
+    char *grids = cJSON_PrintUnformatted(item(root, "grid"));
+    assert_string_equal(grids, "[[1,6,8],[1,6,4]]");
+    cJSON_free(grids);
+    cJSON_Delete(root);
+    q3_process_free(&p);
+}
+
 static void what_cannot_be_looked_at_is_told(void **state)
 {
     (void)state;
@@ -327,6 +347,7 @@ int main(void)
         cmocka_unit_test(an_adapter_is_held_against_its_base),
         cmocka_unit_test(a_run_and_its_checkpoint_tell_how_far_they_are),
         cmocka_unit_test(a_sample_is_shown_as_training_sees_it),
+        cmocka_unit_test(a_conversation_is_shown_with_all_its_pictures_and_answers),
         cmocka_unit_test(what_cannot_be_looked_at_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -104,6 +104,32 @@ static void the_golden_data_are_clean_and_summed_up(void **state)
     q3_process_free(&p);
 }
 
+static void conversations_are_summed_up_and_compared_as_a_whole(void **state)
+{
+    (void)state;
+    static const char talk[] =
+        "{\"images\": [\"images/000.jpg\", \"images/001.png\"], \"messages\": ["
+        "{\"role\": \"user\", \"content\": \"<image>a\"}, {\"role\": \"assistant\", \"content\": \"%s\"}, "
+        "{\"role\": \"user\", \"content\": \"<image>b\"}, "
+        "{\"role\": \"assistant\", \"content\": \"{\\\"label\\\": \\\"sarcastic\\\"}\"}]}\n";
+    static const char *const first[] = { "x", "y", "x", "<|im_end|>", "" };
+    char text[4096];
+    int n = 0;
+    for (int i = 0; i < 5; i++)
+        n += snprintf(text + n, sizeof text - (size_t)n, talk, first[i]);
+    q3_run_write(home, "train.jsonl", text);
+    q3_run_write(home, "eval.jsonl", RECORD("002.png", "a", "sarcastic"));
+    q3_process p = lint((const char *const[]){ NULL });
+    expect_code(&p, 3);
+    contains(p.out, "  samples     5, 3 of them usable\n");
+    contains(p.out, "  pictures    8, ");
+    tells(&p, train, 3, "picture and question are those of");
+    tells(&p, train, 4, "message 2 (assistant): the text contains the control token <|im_end|>");
+    tells(&p, train, 5, "\"messages\": message 2: a turn of the assistant says nothing");
+    assert_null(strstr(p.out, "train.jsonl:2:"));
+    q3_process_free(&p);
+}
+
 static void write_damaged(void)
 {
     q3_run_write(home, "train.jsonl",
@@ -281,6 +307,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_golden_data_are_clean_and_summed_up),
+        cmocka_unit_test(conversations_are_summed_up_and_compared_as_a_whole),
         cmocka_unit_test(every_bad_sample_is_told_with_its_line),
         cmocka_unit_test(length_is_told_as_the_collator_deals_with_it),
         cmocka_unit_test(labels_are_judged_only_where_answers_are),

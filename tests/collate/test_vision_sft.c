@@ -11,6 +11,7 @@
 #include "core/file.h"
 #include "core/safetensors.h"
 #include "data/dataset.h"
+#include "data/jsonl.h"
 
 #define QWEN3 "tests/golden/tokenizer/qwen3"
 #define TRAINING "tests/golden/training"
@@ -100,7 +101,7 @@ static q3_status collate_example(q3_row *out, const q3_collator *c, const cJSON 
                     .caption = text_of(example, "caption"),
                     .target = text_of(example, "target_json"),
                     .system = text_of(example, "system") };
-    return q3_collate_text(out, &mem, c, &s, &p, training);
+    return q3_collate_text(out, &mem, c, &s, &p, 1, training);
 }
 
 /* Compares an array of arrays with `got` [rows, columns], row by row, over the columns that `got` has. */
@@ -329,12 +330,110 @@ static void a_row_without_a_picture_equals_the_reference(void **state)
         assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_OK);
         same_ids(row.ids, row.n, cJSON_GetObjectItem(want, "input_ids"), s.where);
         same_ids(row.labels, row.n, cJSON_GetObjectItem(want, "labels"), s.where);
-        texts += row.patches.n == 0;
+        texts += row.n_pictures == 0;
         q3_sample_free(&s);
     }
     assert_int_equal(texts, 5);
     q3_dataset_close(ds);
     q3_json_close(&golden);
+}
+
+/* ---- conversations (tests/golden/make_conversation_golden.py) ---- */
+
+static q3_collator tiny_collator(bool last_only)
+{
+    q3_collator c = training_collator();
+    c.last_only = last_only;
+    assert_int_equal(q3_vision_spec_limit(&c.vision, 1024, 16384), Q3_OK);
+    return c;
+}
+
+static void same_grids(const q3_row *row, const cJSON *want)
+{
+    assert_int_equal(row->n_pictures, cJSON_GetArraySize(want));
+    for (int i = 0; i < 3 * row->n_pictures; i++)
+        assert_int_equal(row->pictures[i / 3].grid[i % 3],
+                         cJSON_GetArrayItem(cJSON_GetArrayItem(want, i / 3), i % 3)->valueint);
+}
+
+static void same_positions(const q3_collator *c, const q3_row *row, const cJSON *want, const char *where)
+{
+    q3_batch b;
+    const q3_row *rows[] = { row };
+    assert_int_equal(q3_pack(&b, &mem, c, rows, 1), Q3_OK);
+    for (int axis = 0; axis < 3; axis++)
+        same_ids(b.positions + axis * row->n, row->n, cJSON_GetArrayItem(want, axis), where);
+}
+
+static void compare_conversation(const q3_sample *s, const cJSON *want)
+{
+    q3_row row, layout, last, prompt;
+    const q3_collator all = tiny_collator(false), one = tiny_collator(true);
+    if (q3_collate_row(&row, &mem, &all, s, true) != Q3_OK)
+        fail_msg("%s", q3_error());
+    same_ids(row.ids, row.n, cJSON_GetObjectItem(want, "input_ids"), s->where);
+    same_ids(row.labels, row.n, cJSON_GetObjectItem(want, "labels"), s->where);
+    same_grids(&row, cJSON_GetObjectItem(want, "image_grid_thw"));
+    same_positions(&all, &row, cJSON_GetObjectItem(want, "positions"), s->where);
+    assert_int_equal(q3_collate_layout(&layout, &mem, &all, s, true), Q3_OK);
+    assert_true(layout.n == row.n && layout.n_supervised == row.n_supervised &&
+                q3_row_patches(&layout) == q3_row_patches(&row));
+    assert_int_equal(q3_collate_row(&last, &mem, &one, s, true), Q3_OK);
+    same_ids(last.labels, last.n, cJSON_GetObjectItem(want, "labels_last"), s->where);
+    assert_int_equal(q3_collate_row(&prompt, &mem, &all, s, false), Q3_OK);
+    same_ids(prompt.ids, prompt.n, cJSON_GetObjectItem(want, "prompt"), s->where);
+    assert_true(prompt.n == row.prompt_n && q3_row_patches(&prompt) == q3_row_patches(&row));
+}
+
+static void conversations_equal_the_reference(void **state)
+{
+    (void)state;
+    q3_json golden;
+    q3_dataset *ds;
+    const q3_data_keys keys = { .need_target = true, .allow_text_only = true };
+    assert_int_equal(q3_json_open(&golden, TRAINING "/conversations.json", 1 << 24), Q3_OK);
+    assert_int_equal(q3_dataset_open(&ds, TRAINING "/data/conversations.jsonl", &keys), Q3_OK);
+    const cJSON *want = cJSON_GetObjectItem(golden.root, "rows")->child;
+    int pictures = 0;
+    for (int64_t i = 0; i < q3_dataset_size(ds); i++, want = want->next) {
+        q3_sample s;
+        if (q3_dataset_get(&s, ds, i) != Q3_OK)
+            fail_msg("%s", q3_error());
+        compare_conversation(&s, want);
+        pictures += s.n_pictures;
+        q3_sample_free(&s);
+    }
+    assert_null(want);
+    assert_int_equal(pictures, 13);
+    q3_dataset_close(ds);
+    q3_json_close(&golden);
+}
+
+/* Its rows are those of the same sample with picture, query and target, whose text has nothing to strip. */
+static void a_conversation_of_one_turn_is_the_single_form(void **state)
+{
+    (void)state;
+    static const char lines[] =
+        "{\"image\": \"000.jpg\", \"query\": \"so nice\", \"target_json\": \"yes\"}\n"
+        "{\"images\": [\"000.jpg\"], \"messages\": [{\"role\": \"user\", \"content\": [{\"type\": "
+        "\"image\"}, "
+        "{\"type\": \"text\", \"text\": \"so nice\"}]}, {\"role\": \"assistant\", \"content\": \"yes\"}]}\n";
+    q3_jsonl *file;
+    q3_row rows[2];
+    const q3_collator c = tiny_collator(false);
+    assert_int_equal(q3_jsonl_open_memory(&file, lines, sizeof lines - 1, TRAINING "/data/images/x.jsonl",
+                                          &(q3_data_keys){ .need_target = true }),
+                     Q3_OK);
+    for (int i = 0; i < 2; i++) {
+        q3_sample s;
+        assert_int_equal(q3_jsonl_get(&s, file, i), Q3_OK);
+        assert_int_equal(q3_collate_row(&rows[i], &mem, &c, &s, true), Q3_OK);
+        q3_sample_free(&s);
+    }
+    assert_true(rows[0].n == rows[1].n && rows[0].prompt_n == rows[1].prompt_n);
+    assert_memory_equal(rows[0].ids, rows[1].ids, (size_t)rows[0].n * sizeof *rows[0].ids);
+    assert_memory_equal(rows[0].labels, rows[1].labels, (size_t)rows[0].n * sizeof *rows[0].labels);
+    q3_jsonl_close(file);
 }
 
 /* ---- length ---- */
@@ -351,7 +450,7 @@ static q3_sample post(const char *target)
 static q3_status collate(q3_row *out, const q3_collator *c, const q3_sample *s)
 {
     q3_patches p = blank(c, 480, 640);
-    return q3_collate_text(out, &mem, c, s, &p, true);
+    return q3_collate_text(out, &mem, c, s, &p, 1, true);
 }
 
 static void refused(const q3_collator *c, const q3_sample *s, const char *part)
@@ -375,7 +474,7 @@ static int64_t kept(q3_overflow policy, int64_t max_length)
     if (collate(&row, &c, &s) != Q3_OK)
         return -1;
     if (row.skipped) {
-        assert_true(!row.n && !row.ids && !row.patches.n);
+        assert_true(!row.n && !row.ids && !row.n_pictures);
         return 0;
     }
     assert_true(row.truncated == (row.n < 85) && row.prompt_n == 75 && row.n_supervised == row.n - 75);
@@ -424,10 +523,87 @@ static void a_prompt_is_never_cut(void **state)
     q3_row row;
     q3_sample s = post(NULL);
     q3_patches p = blank(&c, 480, 640);
-    assert_int_equal(q3_collate_text(&row, &mem, &c, &s, &p, false), Q3_OK);
+    assert_int_equal(q3_collate_text(&row, &mem, &c, &s, &p, 1, false), Q3_OK);
     assert_true(row.n == 75 && row.prompt_n == 75 && !row.labels && !row.truncated);
     assert_int_equal(row.ids[74], 198); // "<|im_start|>assistant\n"
     assert_int_equal(row.ids[72], IM_START);
+}
+
+/* The conversation with number `id` of the golden data, whose rows have 84, 95 ... tokens. */
+static q3_sample conversation(int id)
+{
+    q3_dataset *ds;
+    q3_sample s;
+    const q3_data_keys keys = { .allow_text_only = true };
+    assert_int_equal(q3_dataset_open(&ds, TRAINING "/data/conversations.jsonl", &keys), Q3_OK);
+    assert_int_equal(q3_dataset_get(&s, ds, id - 1), Q3_OK);
+    q3_dataset_close(ds);
+    return s;
+}
+
+/* Number 1: 84 tokens, the last answer begins at 76, the pictures end at 36. */
+static void of_a_long_conversation_only_the_last_answer_is_cut(void **state)
+{
+    (void)state;
+    q3_row row;
+    q3_collator c = tiny_collator(false);
+    q3_sample s = conversation(1);
+    c.max_length = 77;
+    assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_ERR_DATA);
+    assert_non_null(strstr(q3_error(), "conversations.jsonl:1: the sample has 84 tokens (prompt 76) and "
+                                       "collator.max_length is 77: its answer would be cut"));
+    c.on_overflow = Q3_OVERFLOW_SKIP;
+    assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_OK);
+    assert_true(row.skipped && !row.n && !row.n_pictures);
+    c.on_overflow = Q3_OVERFLOW_TRUNCATE;
+    assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_OK);
+    assert_true(row.truncated && row.n == 77 && row.labels[76] == row.ids[76] && row.n_supervised == 17 - 7);
+    c.max_length = 76;
+    assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_ERR_DATA);
+    assert_non_null(strstr(q3_error(), "the cut would fall before its last answer"));
+    c.max_length = 30;
+    assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_ERR_DATA);
+    assert_non_null(strstr(q3_error(), "the picture's tokens"));
+    q3_sample_free(&s);
+}
+
+static void control_tokens_in_a_turn_are_refused_by_its_number(void **state)
+{
+    (void)state;
+    q3_row row;
+    q3_collator c = tiny_collator(false);
+    c.lenient = true; // a turn would begin where none is
+    q3_sample s = conversation(4);
+    cJSON *part = cJSON_GetObjectItem(cJSON_GetArrayItem(s.messages, 2), "content")->child;
+    assert_non_null(cJSON_SetValuestring(cJSON_GetObjectItem(part, "text"), "<|im_start|>"));
+    assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_ERR_DATA);
+    assert_non_null(strstr(q3_error(),
+                           "conversations.jsonl:4: message 3 (user): the text contains the control token "
+                           "<|im_start|>"));
+    q3_sample_free(&s);
+}
+
+/* 13 pictures of at most 16384 pixels; without a limit of tokens eight of twice the bound are decoded. */
+static void more_pictures_than_there_is_room_for_are_refused(void **state)
+{
+    (void)state;
+    q3_row row;
+    q3_collator c = tiny_collator(false);
+    q3_sample s = conversation(4);
+    const q3_image_source one = { .path = (char *)TRAINING "/data/images/000.jpg" };
+    q3_image_source many[90];
+    c.max_length = 20; // of the training row; a prompt has no limit
+    cJSON *content = cJSON_GetObjectItem(cJSON_GetArrayItem(s.messages, 0), "content");
+    for (s.n_pictures = 0; s.n_pictures < 90; many[s.n_pictures++] = one)
+        cJSON_AddItemToArray(content, cJSON_Parse("{\"type\": \"image\"}"));
+    s.pictures = many;
+    assert_int_equal(q3_collate_row(&row, &mem, &c, &s, false), Q3_ERR_DATA);
+    assert_non_null(strstr(
+        q3_error(), "conversations.jsonl:4: its 90 pictures have 1105920 pixels together, and 98304 are "
+                    "possible; lower data.max_pixels"));
+    s.pictures = NULL;
+    s.n_pictures = 0;
+    q3_sample_free(&s);
 }
 
 /* ---- what is not a sample ---- */
@@ -524,7 +700,7 @@ static void a_sample_without_picture_becomes_a_row_of_text(void **state)
     const q3_sample s = post(TARGET);
     assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_OK);
     assert_int_equal(collate(&with, &c, &s), Q3_OK);
-    assert_true(row.n == with.n - 56 && !row.patches.n && row.n_supervised == 10); // 54 pads, start and end
+    assert_true(row.n == with.n - 56 && !row.n_pictures && row.n_supervised == 10); // 54 pads, start and end
     const q3_row *order[] = { &row, &with, &row };
     assert_int_equal(q3_pack(&b, &mem, &c, order, 3), Q3_OK);
     assert_true(b.n_rows == 3 && b.n_images == 1 && b.n_image_rows == 54);
@@ -539,20 +715,20 @@ static void a_picture_that_cannot_be_used_names_its_sample(void **state)
     q3_row row;
     const q3_collator c = strict();
     q3_sample s = post(TARGET);
-    s.image_path = (char *)"tests/golden/no-such-picture.png";
+    q3_image_source p = { .path = (char *)"tests/golden/no-such-picture.png" };
+    s.pictures = &p;
+    s.n_pictures = 1;
     assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_ERR_DATA);
     assert_memory_equal(q3_error(), PREFIX "train.jsonl:7: ", strlen(PREFIX "train.jsonl:7: "));
     assert_non_null(strstr(q3_error(), "no-such-picture.png"));
-    s.image_path = NULL;
-    s.image_bytes = (unsigned char *)"not a picture";
-    s.image_size = 13;
+    p = (q3_image_source){ .bytes = (unsigned char *)"not a picture", .size = 13 };
     assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_ERR_DATA);
     assert_memory_equal(q3_error(), PREFIX "train.jsonl:7: ", strlen(PREFIX "train.jsonl:7: "));
     assert_null(strstr(q3_error() + strlen(PREFIX "train"), "train.jsonl:7")); // named once
     unsigned char *png;
     q3_image thin = { .width = 402, .height = 2, .rgb = calloc(402 * 2, 3) };
-    assert_int_equal(q3_image_encode_png(&png, &s.image_size, &thin), Q3_OK);
-    s.image_bytes = png;
+    assert_int_equal(q3_image_encode_png(&png, &p.size, &thin), Q3_OK);
+    p.bytes = png;
     assert_int_equal(q3_collate_row(&row, &mem, &c, &s, true), Q3_ERR_DATA);
     assert_memory_equal(q3_error(), PREFIX "train.jsonl:7: ", strlen(PREFIX "train.jsonl:7: "));
     assert_non_null(strstr(q3_error(), "200")); // the aspect ratio
@@ -733,9 +909,14 @@ int main(void)
         T(a_training_batch_equals_the_reference_in_every_tensor),
         T(a_prompt_batch_equals_the_reference_in_every_tensor),
         T(a_row_without_a_picture_equals_the_reference),
+        T(conversations_equal_the_reference),
+        T(a_conversation_of_one_turn_is_the_single_form),
         T(the_policies_decide_what_becomes_of_long_samples),
         T(a_refusal_for_length_says_which_token_would_be_lost),
         T(a_prompt_is_never_cut),
+        T(of_a_long_conversation_only_the_last_answer_is_cut),
+        T(control_tokens_in_a_turn_are_refused_by_its_number),
+        T(more_pictures_than_there_is_room_for_are_refused),
         T(control_tokens_in_texts_are_refused_by_name),
         T(the_lenient_collator_still_refuses_placeholders),
         T(tokens_that_are_not_special_may_stand_in_an_answer),

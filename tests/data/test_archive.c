@@ -249,6 +249,49 @@ static void members_that_share_a_key_are_a_sample(void **state)
     q3_dataset_close(ds);
 }
 
+static void assert_conversation(const char *path, int index, int n_pictures, int width)
+{
+    q3_sample s;
+    q3_image img;
+    q3_dataset *ds = open_set(path, NULL);
+    must(q3_dataset_get(&s, ds, index));
+    assert_int_equal(s.n_pictures, n_pictures);
+    must(q3_sample_picture(&img, &s, n_pictures - 1, NULL));
+    assert_int_equal(img.width, width);
+    q3_image_free(&img);
+    q3_sample_free(&s);
+    q3_dataset_close(ds);
+}
+
+#define TALK(parts, more)                                                                                    \
+    "{\"messages\": [{\"role\": \"user\", \"content\": [" parts                                              \
+    "]}, {\"role\": \"assistant\", \"content\": \"b\"}]" more "}"
+
+/* The member beside it is its picture; without one its list names members. */
+static void conversations_find_their_pictures_in_the_archive(void **state)
+{
+    (void)state;
+    const char one[] = TALK("{\"type\": \"image\"}", ", \"images\": [\"/was/elsewhere.png\"]");
+    const char two[] =
+        TALK("{\"type\": \"image\"}, {\"type\": \"image\"}", ", \"images\": [\"x.png\", \"../a/y.jpg\"]");
+    const char *keyed = PACK("talks.tar", TEXT("a/1.json", one), FILE_OF("a/1.png", IMAGES "tiny-9x5.png"),
+                             TEXT("a/2.json", two), FILE_OF("a/x.png", IMAGES "tiny-9x5.png"),
+                             FILE_OF("a/y.jpg", IMAGES "gray-77x33.jpg"));
+    assert_conversation(keyed, 0, 1, 9);
+    assert_conversation(keyed, 1, 2, 77);
+    const char *lines =
+        PACK("talk-lines.tar", TEXT("a/train.jsonl", two), FILE_OF("a/x.png", IMAGES "tiny-9x5.png"),
+             FILE_OF("a/y.jpg", IMAGES "gray-77x33.jpg"));
+    assert_conversation(lines, 0, 2, 77);
+    const char *outside =
+        PACK("talk-out.tar", TEXT("train.jsonl", two), FILE_OF("x.png", IMAGES "tiny-9x5.png"));
+    q3_sample s;
+    q3_dataset *ds = open_set(outside, NULL);
+    assert_int_equal(q3_dataset_get(&s, ds, 0), Q3_ERR_DATA);
+    assert_error("no such member in the archive");
+    q3_dataset_close(ds);
+}
+
 static void endings_that_are_data_keys_are_fields(void **state)
 {
     (void)state;
@@ -386,8 +429,8 @@ static void *read_all(void *p)
     for (int64_t i = 0; i < q3_dataset_size(both[0]); i++) {
         q3_sample a = { 0 }, b = { 0 };
         bool same = q3_dataset_get(&a, both[0], i) == Q3_OK && q3_dataset_get(&b, both[1], i) == Q3_OK &&
-                    strcmp(a.query, b.query) == 0 && a.image_size == b.image_size &&
-                    memcmp(a.image_bytes, b.image_bytes, a.image_size) == 0;
+                    strcmp(a.query, b.query) == 0 && a.pictures->size == b.pictures->size &&
+                    memcmp(a.pictures->bytes, b.pictures->bytes, a.pictures->size) == 0;
         q3_sample_free(&a);
         q3_sample_free(&b);
         if (!same)
@@ -424,7 +467,7 @@ static void names_that_are_not_ascii_are_found(void **state)
         q3_dataset *ds = open_set(pack_as(name, KINDS[k].format, KINDS[k].filter, items, 2), NULL);
         q3_sample s;
         must(q3_dataset_get(&s, ds, 0));
-        assert_true(s.image_size > 0);
+        assert_true(s.pictures->size > 0);
         q3_sample_free(&s);
         q3_dataset_close(ds);
     }
@@ -733,6 +776,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind_of_archive_holds_the_samples_of_the_directory),
         cmocka_unit_test(members_that_share_a_key_are_a_sample),
+        cmocka_unit_test(conversations_find_their_pictures_in_the_archive),
         cmocka_unit_test(endings_that_are_data_keys_are_fields),
         cmocka_unit_test(shards_follow_each_other),
         cmocka_unit_test(one_of_several_files_can_be_named),

@@ -92,6 +92,22 @@ static void pictures_lie_beside_their_metadata(void **state)
     q3_dataset_close(ds);
 }
 
+static void a_conversation_takes_the_picture_of_its_line(void **state)
+{
+    (void)state;
+    put("talk", "metadata.jsonl",
+        "{\"file_name\": \"a.png\", \"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"image\"}]}, "
+        "{\"role\": \"assistant\", \"content\": \"b\"}]}\n");
+    q3_dataset *ds;
+    q3_sample s;
+    assert_int_equal(q3_dataset_open(&ds, below("talk"), NULL), Q3_OK);
+    assert_int_equal(q3_dataset_get(&s, ds, 0), Q3_OK);
+    assert_int_equal(s.n_pictures, 1);
+    assert_string_equal(s.pictures->path, below("talk/a.png"));
+    q3_sample_free(&s);
+    q3_dataset_close(ds);
+}
+
 static void splits_are_folders_with_several_names(void **state)
 {
     (void)state;
@@ -143,6 +159,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pictures_lie_beside_their_metadata),
+        cmocka_unit_test(a_conversation_takes_the_picture_of_its_line),
         cmocka_unit_test(splits_are_folders_with_several_names),
         cmocka_unit_test(folders_without_samples_are_refused),
         cmocka_unit_test(a_failing_allocation_is_reported_and_leaks_nothing),

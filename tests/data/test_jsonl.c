@@ -66,8 +66,8 @@ static void all_fields_are_read(void **state)
         Q3_OK);
     assert_string_equal(s.where, "d/train.jsonl:1");
     assert_string_equal(s.id, "a7");
-    assert_string_equal(s.image_path, "d/images/7.png");
-    assert_null(s.image_bytes);
+    assert_string_equal(s.pictures->path, "d/images/7.png");
+    assert_null(s.pictures->bytes);
     assert_string_equal(s.query, " caf\xC3\xA9 ");
     assert_string_equal(s.caption, "a b");
     assert_string_equal(s.target, "{\"label\":  1}");
@@ -78,7 +78,7 @@ static void all_fields_are_read(void **state)
     q3_sample_free(&s);
     assert_int_equal(read_line(&s, "{\"image\": \"/i.png\", \"text\": \"t\", \"caption\": null}", &DEFAULTS),
                      Q3_OK);
-    assert_string_equal(s.image_path, "/i.png");
+    assert_string_equal(s.pictures->path, "/i.png");
     assert_string_equal(s.query, "t"); // "text" stands in for "query"
     assert_true(!s.id && !s.caption && !s.target && !s.label && !s.system && !s.source);
     q3_sample_free(&s);
@@ -321,7 +321,7 @@ static void check_picture(const char *format, const char *base64, int width, int
     q3_sample s;
     if (read_line(&s, line.data, &DEFAULTS) != Q3_OK)
         fail_msg("%s", q3_error());
-    assert_non_null(s.image_bytes);
+    assert_non_null(s.pictures->bytes);
     q3_image img;
     int w, h;
     assert_int_equal(q3_sample_image(&img, &s, NULL), Q3_OK);

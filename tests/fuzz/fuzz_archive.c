@@ -42,8 +42,8 @@ static void read_samples(const char *path)
             Q3_CHECK(strncmp(q3_error(), path, strlen(path)) == 0, "%s", q3_error());
             continue;
         }
-        Q3_CHECK(s.where && s.query && (s.image_bytes || !s.image_path), "%s", s.where);
-        if (s.image_bytes && q3_sample_image(&img, &s, &(q3_image_options){ .max_pixels = 4096 }) == Q3_OK)
+        Q3_CHECK(s.where && s.query && (!s.n_pictures || s.pictures->bytes), "%s", s.where);
+        if (s.n_pictures && q3_sample_image(&img, &s, &(q3_image_options){ .max_pixels = 4096 }) == Q3_OK)
             q3_image_free(&img);
         q3_sample_free(&s);
     }

@@ -23,7 +23,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         Q3_CHECK(s.where && s.query && (keys.allow_text_only || q3_sample_has_image(&s)), "%s", s.where);
         Q3_CHECK(!keys.need_target || *s.target, "%s", s.where);
         q3_image img;
-        if (s.image_bytes && q3_sample_image(&img, &s, &(q3_image_options){ .max_pixels = 4096 }) == Q3_OK)
+        if (s.n_pictures && s.pictures->bytes &&
+            q3_sample_image(&img, &s, &(q3_image_options){ .max_pixels = 4096 }) == Q3_OK)
             q3_image_free(&img);
         q3_sample_free(&s);
     }

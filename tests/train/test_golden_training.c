@@ -188,12 +188,42 @@ static void rows_without_a_picture_among_others_equal_the_reference(void **state
     q3_json_close(&golden);
 }
 
+/* The first window's loss is that of the untrained adapter. */
+static void same_first_loss(const char *dir, const cJSON *want)
+{
+    q3_json doc;
+    assert_int_equal(q3_json_open(&doc, q3_run_file(dir, "checkpoint-9/trainer_state.json"), 1 << 24), Q3_OK);
+    near(get(doc.root, "log_history")->child, get(want, "log_history")->child, "loss", 1e-5);
+    q3_json_close(&doc);
+}
+
+/* Several turns; pictures in several of them, two in one, and none at all. */
+static void conversations_equal_the_reference(void **state)
+{
+    (void)state;
+    q3_json golden;
+    const char *dir = q3_run_path("conversations");
+    q3_process p = q3_run_start(
+        Q3_PROGRAM, (const char *[]){ "quantization.load_in_4bit=false", "data.allow_text_only=true",
+                                      "lora.init_adapter=" GOLDEN "/float32-adapter-init",
+                                      "data.train=" GOLDEN "/data/conversations.jsonl",
+                                      "data.eval=" GOLDEN "/data/conversations.jsonl", "eval.batch_size=9",
+                                      "--output-dir", dir, NULL });
+    q3_run_expect(&p, 0);
+    q3_process_free(&p);
+    assert_int_equal(q3_json_open(&golden, GOLDEN "/conversations.json", 1 << 24), Q3_OK);
+    compare_log(dir, golden.root, 9);
+    same_first_loss(dir, golden.root);
+    q3_json_close(&golden);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lora_on_a_float32_base_equals_the_reference),
         cmocka_unit_test(lora_on_an_nf4_base_equals_the_reference),
         cmocka_unit_test(rows_without_a_picture_among_others_equal_the_reference),
+        cmocka_unit_test(conversations_equal_the_reference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -93,6 +93,8 @@ static void what_is_laid_out_takes_what_a_run_takes(void **state)
           "proj)" },
         { FEW, "quantization.load_in_4bit=false", "train.tune=full" },
         { FEW, "model.init=random", "train.gradient_checkpointing=half" },
+        { "data.train=tests/golden/training/data/conversations.jsonl",
+          "data.eval=", "data.allow_text_only=true", "train.per_device_train_batch_size=3" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         check(cases[i]);
@@ -100,20 +102,21 @@ static void what_is_laid_out_takes_what_a_run_takes(void **state)
 }
 
 /* The batch of all samples is the largest one. */
-static void the_largest_step_takes_the_plan_to_the_byte(void **state)
+static void compare_largest(const char *data, int rows)
 {
-    (void)state;
     for (int i = 0; i < Q3_PLAN_CHOICES; i++) {
-        char choice[64];
+        char choice[64], batch[64];
         q3_config config;
         q3_trainer t, dry;
         q3_plan plan;
         snprintf(choice, sizeof choice, "train.gradient_checkpointing=%s", q3_checkpointing_names[i]);
-        open_config(&config, (const char *const[]){ choice, "train.per_device_train_batch_size=22", NULL });
+        snprintf(batch, sizeof batch, "train.per_device_train_batch_size=%d", rows);
+        open_config(&config, (const char *const[]){ choice, batch, data,
+                                                    "data.eval=", "data.allow_text_only=true", NULL });
         must(q3_trainer_open_dry(&dry, &config));
         must(q3_trainer_plan_all(&plan, &dry));
         assert_int_equal(plan.choice, i);
-        assert_int_equal(plan.rows, 22);
+        assert_int_equal(plan.rows, rows);
         must(q3_trainer_open(&t, &config, NULL));
         must(q3_trainer_plan(&t));
         assert_int_equal(peak_of_training(&t), plan.step[i]);
@@ -121,6 +124,13 @@ static void the_largest_step_takes_the_plan_to_the_byte(void **state)
         q3_trainer_close(&dry);
         q3_config_free(&config);
     }
+}
+
+static void the_largest_step_takes_the_plan_to_the_byte(void **state)
+{
+    (void)state;
+    compare_largest("data.train=tests/golden/training/data/train.jsonl", 22);
+    compare_largest("data.train=tests/golden/training/data/conversations.jsonl", 9);
 }
 
 int main(void)

@@ -12,6 +12,7 @@
 #include "tests/support/run.h"
 
 #define ADAPTER "adapter_model.safetensors"
+#define TALKS "data.train=tests/golden/training/data/conversations.jsonl"
 #define MIXED "data.train=tests/golden/training/data/mixed.jsonl"
 
 static q3_process start(const char *dir, const char *const *more)
@@ -50,6 +51,44 @@ static void checkpointing_and_kept_features_change_no_bit(void **state)
         q3_run_assert_same_file(none, dir, ADAPTER);
         q3_run_assert_same_metrics(none, dir);
     }
+}
+
+/* Conversations: rows of several pictures, of one, of none. */
+static void several_pictures_a_row_change_no_bit(void **state)
+{
+    (void)state;
+    static const char *const choices[] = { "train.gradient_checkpointing=full", "model.feature_cache=0" };
+    const char *none =
+        run("talks", (const char *[]){ TALKS, "data.allow_text_only=true", "data.eval=", NULL });
+    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++) {
+        const char *dir = run("talks-choice", (const char *[]){ TALKS, "data.allow_text_only=true",
+                                                                "data.eval=", choices[i], NULL });
+        q3_run_assert_same_file(none, dir, ADAPTER);
+        q3_run_assert_same_metrics(none, dir);
+    }
+    const char *last = run("talks-last", (const char *[]){ TALKS, "data.allow_text_only=true",
+                                                           "data.eval=", "collator.train_on=last", NULL });
+    size_t n, m;
+    char *all = q3_run_read(none, ADAPTER, &n), *less = q3_run_read(last, ADAPTER, &m);
+    assert_true(n == m && memcmp(all, less, n) != 0);
+    q3_free(all);
+    q3_free(less);
+}
+
+/* The page shows what was said and the first picture. */
+static void the_report_shows_conversations(void **state)
+{
+    (void)state;
+    size_t n;
+    const char *dir = run("talks-page", (const char *[]){ TALKS, "data.allow_text_only=true",
+                                                          "data.eval=", "data.max_eval_samples=9", NULL });
+    char *page = q3_run_read(dir, "report.html", &n);
+    if (!strstr(
+            page,
+            "user: [picture]what a day\nassistant: a long one\nuser: and this [picture]\nassistant: worse"))
+        fail_msg("no conversation in %s/report.html", dir);
+    assert_non_null(strstr(page, "src=\"data:image/png;base64,"));
+    q3_free(page);
 }
 
 /* The whole data set without a picture. */
@@ -117,6 +156,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(checkpointing_and_kept_features_change_no_bit),
+        cmocka_unit_test(several_pictures_a_row_change_no_bit),
+        cmocka_unit_test(the_report_shows_conversations),
         cmocka_unit_test(data_without_any_picture_are_trained),
         cmocka_unit_test(a_trained_tower_may_have_nothing_to_see),
         cmocka_unit_test(without_the_key_a_missing_picture_is_an_error),
