@@ -89,7 +89,7 @@ typedef enum q3_config_metric {
       ENUM(q3_config_attention, "auto", "auto|cudnn|flash|reference|sdpa|flash_attention_2"), \
       "on CUDA; auto, sdpa and flash_attention_2: cuDNN where it serves, else the program's own flash") \
     X(model, deterministic, BOOL("true"), \
-      "two runs have the same bits; false: on CUDA, cuDNN's backward pass may add in any order, where it is faster so") \
+      "two runs have the same bits; false: on CUDA, cuDNN's backward pass may add in any order") \
     X(model, weight_cache, ENUM(q3_config_cache, "auto", "auto|on|off"), \
       "on CUDA: keep frozen weights expanded to bfloat16; same bits, less work, two bytes a parameter") \
     X(model, feature_cache, OPT_INT(0, 1 << 24), \

@@ -373,7 +373,7 @@ static void an_array_that_shares_no_key_holds_samples(void **state)
     q3_sample s;
     assert_int_equal(q3_dataset_size(ds), 2);
     must(q3_dataset_get(&s, ds, 0));
-    assert_true(s.image_lent);
+    assert_true(s.pictures[0].lent);
     assert_non_null(strstr(s.where, "array.tar/json/train.json:2"));
     q3_sample_free(&s);
     assert_int_equal(q3_dataset_get(&s, ds, 1), Q3_ERR_DATA);

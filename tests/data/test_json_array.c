@@ -187,7 +187,7 @@ static void a_json_file_is_a_data_set(void **state)
     assert_int_equal(q3_dataset_open(&ds, path, &TEXTS), Q3_OK);
     assert_int_equal(q3_dataset_size(ds), 2);
     assert_int_equal(q3_dataset_get(&s, ds, 0), Q3_OK);
-    assert_non_null(strstr(s.image_path, "/x/1.png")); // beside the file
+    assert_non_null(strstr(s.pictures[0].path, "/x/1.png")); // beside the file
     q3_sample_free(&s);
     q3_dataset_close(ds);
     assert_int_equal(q3_dataset_open(&ds, "assets/absent.json", NULL), Q3_ERR_DATA);

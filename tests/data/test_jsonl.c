@@ -146,10 +146,10 @@ static void pictures_are_made_from_fields(void **state)
     q3_sample s;
     assert_int_equal(read_line(&s, "{\"id\": 900000000000000001, \"set\": \"a\", \"query\": \"\"}", &keys),
                      Q3_OK);
-    assert_string_equal(s.image_path, "d/../img/900000000000000001_a.jpg");
+    assert_string_equal(s.pictures[0].path, "d/../img/900000000000000001_a.jpg");
     q3_sample_free(&s);
     assert_int_equal(read_line(&s, "{\"image\": \"own.png\", \"query\": \"\"}", &keys), Q3_OK);
-    assert_string_equal(s.image_path, "d/own.png");
+    assert_string_equal(s.pictures[0].path, "d/own.png");
     q3_sample_free(&s);
     assert_refused("{\"id\": 1, \"query\": \"\"}", &keys, "d/train.jsonl:1: missing field \"set\"");
     assert_refused("{\"id\": 1.5, \"set\": \"\", \"query\": \"\"}", &keys,

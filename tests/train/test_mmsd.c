@@ -71,7 +71,7 @@ static void assert_sample(const q3_dataset *ds, int64_t i, const char *picture, 
     q3_sample s;
     q3_image img;
     must(q3_dataset_get(&s, ds, i));
-    assert_non_null(strstr(s.image_path, picture));
+    assert_non_null(strstr(s.pictures[0].path, picture));
     must(q3_sample_image(&img, &s, NULL));
     assert_int_equal(img.width, 120);
     q3_image_free(&img);
