@@ -4,12 +4,13 @@
 #include <string.h>
 #include <time.h>
 
+#include "core/file.h"
 #include "core/log.h"
 #include "train/mlflow.h"
 #include "train/run_dir.h"
 #include "train/tensorboard.h"
 
-enum { VIEWS = 2 };
+enum { VIEWS = 2, METRICS_LIMIT = 1 << 30 };
 
 typedef struct shown {
     const q3_view_kind *kind;
@@ -126,6 +127,31 @@ static double now(void)
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* A line that is none is left out, as one is that a full disk has cut. */
+q3_status q3_logger_each(const char *dir, q3_status (*tell_call)(void *arg, const q3_log_call *call),
+                         void *arg)
+{
+    char *path = q3_path_join(dir, "metrics.jsonl"), *text = NULL;
+    size_t size = 0;
+    q3_status st = !path                  ? Q3_ERR_MEMORY
+                   : q3_file_exists(path) ? q3_file_read(&text, &size, path, METRICS_LIMIT)
+                                          : Q3_OK;
+    for (size_t at = 0, n; st == Q3_OK && at < size; at += n + 1) {
+        q3_json doc = { 0 };
+        q3_log_call call = { .time = now() };
+        n = strcspn(text + at, "\n");
+        if (q3_json_parse(&doc, text + at, n, path, 1) == Q3_OK &&
+            q3_json_int(&call.step, &doc, doc.root, "step", 0) == Q3_OK) {
+            call.line = doc.root;
+            st = tell_call(arg, &call);
+        }
+        q3_json_close(&doc);
+    }
+    q3_free(text);
+    q3_free(path);
+    return st;
 }
 
 static void show(q3_logger *logger, const q3_text *line)

@@ -45,6 +45,10 @@ void q3_logger_close(q3_logger *logger, q3_status how);
  * memory may have failed. Errors: Q3_ERR_IO, Q3_ERR_MEMORY. */
 q3_status q3_logger_write(q3_logger *logger, q3_text *line, bool sync);
 
+/* Shows `tell` the lines that metrics.jsonl has, in their order and with the time of this call; a first failure of it
+ * ends the matter. */
+q3_status q3_logger_each(const char *dir, q3_status (*tell)(void *arg, const q3_log_call *call), void *arg);
+
 /* The tag of a value, as transformers' rewrite_logs has it: eval/loss of eval_loss, train/loss of loss; a name with
  * a slash stays. */
 void q3_logger_tag(q3_text *out, const char *key);
