@@ -9,8 +9,9 @@
 #include "train/mlflow.h"
 #include "train/run_dir.h"
 #include "train/tensorboard.h"
+#include "train/wandb.h"
 
-enum { VIEWS = 2, METRICS_LIMIT = 1 << 30 };
+enum { VIEWS = 3, METRICS_LIMIT = 1 << 30 };
 
 typedef struct shown {
     const q3_view_kind *kind;
@@ -65,34 +66,20 @@ static const char *environment(const char *name)
     return value && *value ? value : NULL;
 }
 
-/* Weights & Biases has no client in C, but its own program takes event files (tried: 0.27 and 0.28 do, 0.29 wants
- * --legacy, 0.30 no longer does): the command for it, where somebody expects it. */
-static void tell_wandb(const q3_view_run *run)
+/* Where somebody expects Weights & Biases: how to get it. */
+static void tell_wandb(const q3_config *config)
 {
-    static const char *const marks[] = { "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_ENTITY",
-                                         "WANDB_NAME",    "WANDB_RUN_ID",  "WANDB_DIR" };
-    static const char *const options[][2] = { { "WANDB_PROJECT", "--project" },
-                                              { "WANDB_ENTITY", "--entity" },
-                                              { "WANDB_RUN_ID", "--id" } };
-    const char *mode = environment("WANDB_MODE");
-    bool expected = q3_logger_wants(run->config, "wandb");
-    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
-        expected = expected || environment(marks[i]);
-    if (!expected || (mode && strcmp(mode, "disabled") == 0))
-        return;
-    q3_text command = { 0 };
-    q3_text_printf(&command, "wandb sync");
-    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
-        if (environment(options[i][0]))
-            q3_text_printf(&command, " %s %s", options[i][1], environment(options[i][0]));
-    q3_info("W&B         has no client in C; `%s %s` of wandb below 0.29 uploads the event files%s",
-            command.data ? command.data : "wandb sync", run->dir,
-            environment("WANDB_NAME") ? ", though not WANDB_NAME" : "");
-    q3_text_free(&command);
+    bool expected = environment("WANDB_API_KEY") || environment("WANDB_PROJECT");
+    if (expected && !q3_wandb_disabled() && config->train.report_to.n && !q3_logger_wants(config, "none"))
+        q3_info("W&B         is told nothing; with \"wandb\" in train.report_to a run is written that `wandb "
+                "sync` "
+                "uploads");
 }
 
 q3_status q3_logger_check(const q3_config *config)
 {
+    if (q3_logger_wants(config, "wandb"))
+        Q3_TRY(q3_wandb_check());
     return q3_logger_wants(config, "mlflow") ? q3_mlflow_check() : Q3_OK;
 }
 
@@ -104,10 +91,12 @@ q3_status q3_logger_open(q3_logger **out, const q3_view_run *run)
         *out = NULL;
         return Q3_ERR_MEMORY;
     }
-    if (q3_logger_wants(run->config, "tensorboard") || q3_logger_wants(run->config, "wandb")) {
+    if (q3_logger_wants(run->config, "tensorboard"))
         add_view(logger, &q3_tensorboard, run);
-        tell_wandb(run);
-    }
+    if (!q3_logger_wants(run->config, "wandb"))
+        tell_wandb(run->config);
+    else if (!q3_wandb_disabled())
+        add_view(logger, &q3_wandb, run);
     if (q3_logger_wants(run->config, "mlflow"))
         add_view(logger, &q3_mlflow, run);
     return Q3_OK;

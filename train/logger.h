@@ -2,7 +2,7 @@
  * of it that train.report_to names.
  *
  * A log call is a line of metrics.jsonl: one flat JSON object with "step". Each view (train/tensorboard.h,
- * train/mlflow.h) is shown the numbers of that same line. Only metrics.jsonl can end a training: what a view
+ * train/mlflow.h, train/wandb.h) is shown the numbers of that same line. Only metrics.jsonl can end a training: what a view
  * cannot do is told once, as a warning, and the view keeps what it has and tries again with the next line.
  * The first rank alone has a logger.
  */
