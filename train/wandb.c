@@ -1,7 +1,6 @@
 #include "train/wandb.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,7 +40,7 @@ typedef struct offline {
     char *id;
     size_t offset; // where the next message goes, bytes that are kept included
     int64_t records, calls;
-    double start; // seconds since 1970
+    double start; // whole seconds since 1970
 } offline;
 
 /* ---- the environment ---- */
@@ -177,7 +176,7 @@ static q3_text header(void)
     return out;
 }
 
-/* The config by its sections, whose names are all before the first point of a key. */
+/* The config, an item a section. */
 static q3_status put_config(q3_text *out, const q3_config *config)
 {
     q3_text text = { 0 };
@@ -204,7 +203,7 @@ static void put_if(q3_text *out, int field, const char *value)
         q3_put_string(out, field, value);
 }
 
-/* RunRecord: 1 run_id, 2 entity, 3 project, 4 config, 8 display_name, 13 host, 17 start_time {1 seconds, 2 nanos}. */
+/* RunRecord: 1 run_id, 2 entity, 3 project, 4 config, 8 display_name, 13 host, 17 start_time {1 seconds}. */
 static q3_text run_record(const offline *w, const q3_view_run *run)
 {
     q3_text out = { 0 }, config = { 0 }, start = { 0 };
@@ -220,7 +219,6 @@ static q3_text run_record(const offline *w, const q3_view_run *run)
     q3_put_string(&out, 8, name ? name : q3_path_base(run->dir));
     q3_put_string(&out, 13, host);
     q3_put_int(&start, 1, (int64_t)w->start);
-    q3_put_int(&start, 2, (int64_t)(1e9 * fmod(w->start, 1)));
     q3_put_message(&out, 17, &start);
     return out;
 }
@@ -321,16 +319,16 @@ static q3_status recall(offline *w, const char *path)
 {
     const char *id, *wanted = environment("WANDB_RUN_ID");
     q3_json doc = { 0 };
-    double start;
+    int64_t start;
     if (!q3_file_exists(path))
         return Q3_OK;
     Q3_TRY(q3_json_open(&doc, path, STATE_BYTES));
     q3_status st = q3_json_string(&id, &doc, doc.root, "id", NULL);
-    st = st ? st : q3_json_float(&start, &doc, doc.root, "start", 0);
-    if (st == Q3_OK && (!id || !*id || strchr(id, '/') || !(start >= 0 && start < 1e11)))
+    st = st ? st : q3_json_int(&start, &doc, doc.root, "start", -1);
+    if (st == Q3_OK && (!id || !*id || strchr(id, '/') || start < 0))
         st = q3_fail(Q3_ERR_FORMAT, "%s: names no run; remove it to begin a new one", path);
     if (st == Q3_OK && (!wanted || strcmp(wanted, id) == 0)) {
-        w->start = start;
+        w->start = (double)start;
         st = (w->id = q3_strdup(id)) ? Q3_OK : Q3_ERR_MEMORY;
     }
     q3_json_close(&doc);
@@ -342,9 +340,7 @@ static q3_status remember(const offline *w, const char *path)
     q3_text text = { 0 };
     q3_text_printf(&text, "{\"id\": ");
     q3_text_json_string(&text, w->id, strlen(w->id));
-    q3_text_printf(&text, ", \"start\": ");
-    q3_text_json_number(&text, w->start);
-    q3_text_printf(&text, "}\n");
+    q3_text_printf(&text, ", \"start\": %" PRId64 "}\n", (int64_t)w->start);
     q3_status st = text.failed ? Q3_ERR_MEMORY : q3_file_write(path, text.data, text.size);
     q3_text_free(&text);
     return st;

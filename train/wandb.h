@@ -12,9 +12,9 @@
  * leaves all it has logged.
  *
  * wandb-run.json in the run's directory keeps id and start. A resumed run has both again, and so the same
- * file, which is written anew: first the lines that metrics.jsonl has kept, all with the time of resuming.
- * Uploading it replaces what the server has of the run, for the client sends a file from its beginning; a
- * second file with the same id would need the server to drop what lies behind the checkpoint, which it cannot.
+ * directory, which is made anew: first come the lines that metrics.jsonl has kept, all with the time of
+ * resuming. The client sends a file from its beginning, over what the server has of that id, and cannot take
+ * lines back; a second file of the id would leave there what lies behind the checkpoint.
  *
  * From the environment, as the client: WANDB_PROJECT, WANDB_ENTITY, WANDB_NAME (else the name of the run's
  * directory), WANDB_RUN_ID (else drawn), WANDB_DIR (the root; else the run's directory), WANDB_MODE.

@@ -425,7 +425,7 @@ static void a_failed_allocation_is_a_failure_and_no_more(void **state)
 {
     (void)state;
     const char *dir = fresh("memory");
-    q3_run_write(dir, "wandb-run.json", "{\"id\": \"abcd\", \"start\": 1000.5}");
+    q3_run_write(dir, "wandb-run.json", "{\"id\": \"abcd\", \"start\": 1000}");
     q3_config config;
     assert_int_equal(q3_config_defaults(&config), Q3_OK);
     const q3_view_run run = { .dir = dir, .config = &config };
@@ -512,6 +512,25 @@ static void the_environment_names_the_run(void **state)
     assert_string_equal(l.id, "mine-1");
     assert_non_null(strstr(the_file(root), "-mine-1/run-mine-1.wandb"));
     log_free(&l);
+}
+
+static void what_names_no_run_is_left_alone(void **state)
+{
+    (void)state;
+    static const char *const bad[] = { "{\"id\": \"../x\", \"start\": 1}", "{\"id\": \"x\"}",
+                                       "{\"start\": 1}", "{" };
+    const char *dir = fresh("damaged");
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        size_t size;
+        q3_run_write(dir, "wandb-run.json", bad[i]);
+        q3_logger *logger = start(dir);
+        write_line(logger, 1);
+        q3_logger_close(logger, Q3_OK);
+        char *kept = q3_run_read(dir, "wandb-run.json", &size);
+        assert_string_equal(kept, bad[i]);
+        assert_false(q3_dir_exists(q3_run_file(dir, "wandb")));
+        q3_free(kept);
+    }
 }
 
 /* ---- whole trainings ---- */
@@ -651,6 +670,7 @@ int main(void)
         cmocka_unit_test(a_name_that_the_client_refuses_is_refused),
         cmocka_unit_test(disabled_writes_nothing),
         cmocka_unit_test(the_environment_names_the_run),
+        cmocka_unit_test(what_names_no_run_is_left_alone),
         cmocka_unit_test(a_training_is_told_as_metrics_jsonl_tells_it_and_resumed_with_its_id),
         cmocka_unit_test(a_place_that_takes_nothing_is_told_once_and_training_goes_on),
         cmocka_unit_test(who_has_a_key_is_told_how_to_use_it),
