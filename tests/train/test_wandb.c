@@ -11,6 +11,8 @@
 
 #include <cmocka.h>
 #include <glob.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <zlib.h>
 
 #include "core/file.h"
@@ -421,6 +423,32 @@ static void what_could_not_be_written_is_written_later(void **state)
     log_free(&l);
 }
 
+/* In the middle of a record, as a full disk does. */
+static void what_was_written_in_part_is_written_to_its_end(void **state)
+{
+    (void)state;
+    enum { FULL = 20000 }; // bytes of a file; metrics.jsonl has fewer
+    log_file l;
+    struct rlimit old, full;
+    const char *dir = fresh("part");
+    q3_logger *logger = start(dir);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    full = (struct rlimit){ FULL, old.rlim_max };
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &full), 0);
+    for (int i = 1; i <= 60; i++)
+        write_line(logger, i);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    size_t size;
+    q3_free(q3_run_read("", the_file(dir), &size));
+    assert_int_equal(size, FULL);
+    write_line(logger, 61);
+    q3_logger_close(logger, Q3_OK);
+    read_file(&l, dir);
+    assert_int_equal(expect_metrics(&l, dir), 122);
+    log_free(&l);
+}
+
 static void a_failed_allocation_is_a_failure_and_no_more(void **state)
 {
     (void)state;
@@ -666,6 +694,7 @@ int main(void)
         cmocka_unit_test(a_long_run_crosses_blocks_and_loses_nothing),
         cmocka_unit_test(a_run_that_is_killed_leaves_what_it_has_logged),
         cmocka_unit_test(what_could_not_be_written_is_written_later),
+        cmocka_unit_test(what_was_written_in_part_is_written_to_its_end),
         cmocka_unit_test(a_failed_allocation_is_a_failure_and_no_more),
         cmocka_unit_test(a_name_that_the_client_refuses_is_refused),
         cmocka_unit_test(disabled_writes_nothing),
