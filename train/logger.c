@@ -71,9 +71,7 @@ static void tell_wandb(const q3_config *config)
 {
     bool expected = environment("WANDB_API_KEY") || environment("WANDB_PROJECT");
     if (expected && !q3_wandb_disabled() && config->train.report_to.n && !q3_logger_wants(config, "none"))
-        q3_info("W&B         is told nothing; with \"wandb\" in train.report_to a run is written that `wandb "
-                "sync` "
-                "uploads");
+        q3_info("W&B         is told nothing; train.report_to=wandb writes a run for `wandb sync`");
 }
 
 q3_status q3_logger_check(const q3_config *config)
@@ -124,17 +122,18 @@ q3_status q3_logger_each(const char *dir, q3_status (*tell_call)(void *arg, cons
 {
     char *path = q3_path_join(dir, "metrics.jsonl"), *text = NULL;
     size_t size = 0;
-    q3_status st = !path                  ? Q3_ERR_MEMORY
-                   : q3_file_exists(path) ? q3_file_read(&text, &size, path, METRICS_LIMIT)
-                                          : Q3_OK;
-    for (size_t at = 0, n; st == Q3_OK && at < size; at += n + 1) {
+    q3_status st = path ? Q3_OK : Q3_ERR_MEMORY;
+    if (path && q3_file_exists(path))
+        st = q3_file_read(&text, &size, path, METRICS_LIMIT);
+    for (size_t at = 0, n; at < size; at += n + 1) {
         q3_json doc = { 0 };
         q3_log_call call = { .time = now() };
         n = strcspn(text + at, "\n");
         if (q3_json_parse(&doc, text + at, n, path, 1) == Q3_OK &&
             q3_json_int(&call.step, &doc, doc.root, "step", 0) == Q3_OK) {
             call.line = doc.root;
-            st = tell_call(arg, &call);
+            q3_status told = tell_call(arg, &call);
+            st = st ? st : told;
         }
         q3_json_close(&doc);
     }

@@ -421,6 +421,15 @@ static void what_could_not_be_written_is_written_later(void **state)
     read_file(&l, dir);
     assert_int_equal(expect_metrics(&l, dir), 6);
     log_free(&l);
+    assert_int_equal(q3_dir_remove(q3_run_file(dir, "wandb")), Q3_OK);
+    q3_run_write(dir, "wandb", "in the way");
+    logger = start(dir); // as a resumed run does, which tells three lines again
+    assert_int_equal(unlink(q3_run_file(dir, "wandb")), 0);
+    write_line(logger, 4);
+    q3_logger_close(logger, Q3_OK);
+    read_file(&l, dir);
+    assert_int_equal(expect_metrics(&l, dir), 8);
+    log_free(&l);
 }
 
 /* In the middle of a record, as a full disk does. */
@@ -662,7 +671,7 @@ static void a_place_that_takes_nothing_is_told_once_and_training_goes_on(void **
 static void who_has_a_key_is_told_how_to_use_it(void **state)
 {
     (void)state;
-    static const char line[] = "with \"wandb\" in train.report_to";
+    static const char line[] = "train.report_to=wandb writes a run";
     setenv("WANDB_API_KEY", "x", 1);
     q3_process p = small(q3_run_path("key"));
     q3_process_add(&p, "eval.post=false");
