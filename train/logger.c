@@ -4,12 +4,14 @@
 #include <string.h>
 #include <time.h>
 
+#include "core/file.h"
 #include "core/log.h"
 #include "train/mlflow.h"
 #include "train/run_dir.h"
 #include "train/tensorboard.h"
+#include "train/wandb.h"
 
-enum { VIEWS = 2 };
+enum { VIEWS = 3, METRICS_LIMIT = 1 << 30 };
 
 typedef struct shown {
     const q3_view_kind *kind;
@@ -64,34 +66,18 @@ static const char *environment(const char *name)
     return value && *value ? value : NULL;
 }
 
-/* Weights & Biases has no client in C, but its own program takes event files (tried: 0.27 and 0.28 do, 0.29 wants
- * --legacy, 0.30 no longer does): the command for it, where somebody expects it. */
-static void tell_wandb(const q3_view_run *run)
+/* Where somebody expects Weights & Biases: how to get it. */
+static void tell_wandb(const q3_config *config)
 {
-    static const char *const marks[] = { "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_ENTITY",
-                                         "WANDB_NAME",    "WANDB_RUN_ID",  "WANDB_DIR" };
-    static const char *const options[][2] = { { "WANDB_PROJECT", "--project" },
-                                              { "WANDB_ENTITY", "--entity" },
-                                              { "WANDB_RUN_ID", "--id" } };
-    const char *mode = environment("WANDB_MODE");
-    bool expected = q3_logger_wants(run->config, "wandb");
-    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
-        expected = expected || environment(marks[i]);
-    if (!expected || (mode && strcmp(mode, "disabled") == 0))
-        return;
-    q3_text command = { 0 };
-    q3_text_printf(&command, "wandb sync");
-    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
-        if (environment(options[i][0]))
-            q3_text_printf(&command, " %s %s", options[i][1], environment(options[i][0]));
-    q3_info("W&B         has no client in C; `%s %s` of wandb below 0.29 uploads the event files%s",
-            command.data ? command.data : "wandb sync", run->dir,
-            environment("WANDB_NAME") ? ", though not WANDB_NAME" : "");
-    q3_text_free(&command);
+    bool expected = environment("WANDB_API_KEY") || environment("WANDB_PROJECT");
+    if (expected && !q3_wandb_disabled() && config->train.report_to.n && !q3_logger_wants(config, "none"))
+        q3_info("W&B         is told nothing; train.report_to=wandb writes a run for `wandb sync`");
 }
 
 q3_status q3_logger_check(const q3_config *config)
 {
+    if (q3_logger_wants(config, "wandb"))
+        Q3_TRY(q3_wandb_check());
     return q3_logger_wants(config, "mlflow") ? q3_mlflow_check() : Q3_OK;
 }
 
@@ -103,10 +89,12 @@ q3_status q3_logger_open(q3_logger **out, const q3_view_run *run)
         *out = NULL;
         return Q3_ERR_MEMORY;
     }
-    if (q3_logger_wants(run->config, "tensorboard") || q3_logger_wants(run->config, "wandb")) {
+    if (q3_logger_wants(run->config, "tensorboard"))
         add_view(logger, &q3_tensorboard, run);
-        tell_wandb(run);
-    }
+    if (!q3_logger_wants(run->config, "wandb"))
+        tell_wandb(run->config);
+    else if (!q3_wandb_disabled())
+        add_view(logger, &q3_wandb, run);
     if (q3_logger_wants(run->config, "mlflow"))
         add_view(logger, &q3_mlflow, run);
     return Q3_OK;
@@ -126,6 +114,32 @@ static double now(void)
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* A line that is none is left out, as one is that a full disk has cut. */
+q3_status q3_logger_each(const char *dir, q3_status (*tell_call)(void *arg, const q3_log_call *call),
+                         void *arg)
+{
+    char *path = q3_path_join(dir, "metrics.jsonl"), *text = NULL;
+    size_t size = 0;
+    q3_status st = path ? Q3_OK : Q3_ERR_MEMORY;
+    if (path && q3_file_exists(path))
+        st = q3_file_read(&text, &size, path, METRICS_LIMIT);
+    for (size_t at = 0, n; at < size; at += n + 1) {
+        q3_json doc = { 0 };
+        q3_log_call call = { .time = now() };
+        n = strcspn(text + at, "\n");
+        if (q3_json_parse(&doc, text + at, n, path, 1) == Q3_OK &&
+            q3_json_int(&call.step, &doc, doc.root, "step", 0) == Q3_OK) {
+            call.line = doc.root;
+            q3_status told = tell_call(arg, &call);
+            st = st ? st : told;
+        }
+        q3_json_close(&doc);
+    }
+    q3_free(text);
+    q3_free(path);
+    return st;
 }
 
 static void show(q3_logger *logger, const q3_text *line)

@@ -2,9 +2,9 @@
  * of it that train.report_to names.
  *
  * A log call is a line of metrics.jsonl: one flat JSON object with "step". Each view (train/tensorboard.h,
- * train/mlflow.h) is shown the numbers of that same line. Only metrics.jsonl can end a training: what a view
- * cannot do is told once, as a warning, and the view keeps what it has and tries again with the next line.
- * The first rank alone has a logger.
+ * train/mlflow.h, train/wandb.h) is shown the numbers of that same line. Only metrics.jsonl can end a
+ * training: what a view cannot do is told once, as a warning, and the view keeps what it has and tries again
+ * with the next line. The first rank alone has a logger.
  */
 #ifndef Q3_TRAIN_LOGGER_H
 #define Q3_TRAIN_LOGGER_H
@@ -44,6 +44,10 @@ void q3_logger_close(q3_logger *logger, q3_status how);
 /* One log call: a line of metrics.jsonl, newline included; `sync` forces it to the disk. Frees the line, whose
  * memory may have failed. Errors: Q3_ERR_IO, Q3_ERR_MEMORY. */
 q3_status q3_logger_write(q3_logger *logger, q3_text *line, bool sync);
+
+/* Shows `tell` all lines that metrics.jsonl has, in their order and with the time of this call. The first failure is
+ * the result. */
+q3_status q3_logger_each(const char *dir, q3_status (*tell)(void *arg, const q3_log_call *call), void *arg);
 
 /* The tag of a value, as transformers' rewrite_logs has it: eval/loss of eval_loss, train/loss of loss; a name with
  * a slash stays. */

@@ -1,15 +1,15 @@
 #include "train/tensorboard.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "core/file.h"
+#include "train/kept_file.h"
+#include "train/protobuf.h"
 
-enum { KEPT_BYTES = 16 << 20, HOST_BYTES = 256, METRICS_LIMIT = 1 << 30 };
+enum { HOST_BYTES = 256 };
 
 /* ---- records ---- */
 
@@ -25,18 +25,10 @@ uint32_t q3_crc32c(const void *data, size_t n)
     return ~crc;
 }
 
-static void put_fixed(q3_text *out, uint64_t value, int bytes)
-{
-    for (int i = 0; i < bytes; i++) {
-        char byte = (char)(value >> 8 * i & 0xFF);
-        q3_text_append(out, &byte, 1);
-    }
-}
-
 static void put_crc(q3_text *out, const char *data, size_t n)
 {
     uint32_t crc = q3_crc32c(data, n);
-    put_fixed(out, (crc >> 15 | crc << 17) + 0xA282EAD8, 4);
+    q3_put_fixed(out, (crc >> 15 | crc << 17) + 0xA282EAD8, 4);
 }
 
 /* Ends the message. */
@@ -55,89 +47,30 @@ static void put_record(q3_text *out, q3_text *event)
     q3_text_free(event);
 }
 
-/* ---- protobuf: a field is its number and wire type, then its value ---- */
-
-typedef enum wire { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 } wire;
-
-static void put_varint(q3_text *out, uint64_t value)
-{
-    for (; value >= 0x80; value >>= 7)
-        put_fixed(out, (value & 0x7F) | 0x80, 1);
-    put_fixed(out, value, 1);
-}
-
-static void put_key(q3_text *out, int field, wire type)
-{
-    put_varint(out, (uint64_t)field << 3 | (uint64_t)type);
-}
-
-static void put_int(q3_text *out, int field, int64_t value)
-{
-    put_key(out, field, VARINT);
-    put_varint(out, (uint64_t)value);
-}
-
-static void put_double(q3_text *out, int field, double value)
-{
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    put_key(out, field, FIXED64);
-    put_fixed(out, bits, 8);
-}
-
-static void put_float(q3_text *out, int field, float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    put_key(out, field, FIXED32);
-    put_fixed(out, bits, 4);
-}
-
-static void put_bytes(q3_text *out, int field, const char *data, size_t n)
-{
-    put_key(out, field, BYTES);
-    put_varint(out, n);
-    q3_text_append(out, data, n);
-}
-
-static void put_string(q3_text *out, int field, const char *text)
-{
-    put_bytes(out, field, text, strlen(text));
-}
-
-/* Ends the inner message. */
-static void put_message(q3_text *out, int field, q3_text *inner)
-{
-    if (!inner->failed)
-        put_bytes(out, field, inner->data, inner->size);
-    out->failed = out->failed || inner->failed;
-    q3_text_free(inner);
-}
-
 /* ---- events ---- */
 
 /* Event: 1 wall_time, 2 step (0 is not written), 3 file_version, 5 summary, 7 session_log. */
 static q3_text event_of(double time, int64_t step)
 {
     q3_text event = { 0 };
-    put_double(&event, 1, time);
+    q3_put_double(&event, 1, time);
     if (step)
-        put_int(&event, 2, step);
+        q3_put_int(&event, 2, step);
     return event;
 }
 
 void q3_event_version(q3_text *out, double time)
 {
     q3_text event = event_of(time, 0);
-    put_string(&event, 3, "brain.Event:2");
+    q3_put_string(&event, 3, "brain.Event:2");
     put_record(out, &event);
 }
 
 void q3_event_session(q3_text *out, double time, int64_t step)
 {
     q3_text event = event_of(time, step), session = { 0 };
-    put_int(&session, 1, 1); // SessionLog: 1 status, START
-    put_message(&event, 7, &session);
+    q3_put_int(&session, 1, 1); // SessionLog: 1 status, START
+    q3_put_message(&event, 7, &session);
     put_record(out, &event);
 }
 
@@ -150,14 +83,14 @@ void q3_event_scalars(q3_text *out, const q3_log_call *call)
             continue;
         q3_text tag = { 0 }, value = { 0 };
         q3_logger_tag(&tag, v->string);
-        put_message(&value, 1, &tag);
-        put_float(&value, 2, (float)v->valuedouble);
-        put_message(&summary, 1, &value);
+        q3_put_message(&value, 1, &tag);
+        q3_put_float(&value, 2, (float)v->valuedouble);
+        q3_put_message(&summary, 1, &value);
     }
     if (!summary.size && !summary.failed)
         return;
     q3_text event = event_of(call->time, call->step);
-    put_message(&event, 5, &summary);
+    q3_put_message(&event, 5, &summary);
     put_record(out, &event);
 }
 
@@ -165,11 +98,11 @@ void q3_event_scalars(q3_text *out, const q3_log_call *call)
 static q3_text string_tensor(const char *text)
 {
     q3_text tensor = { 0 }, shape = { 0 }, dim = { 0 };
-    put_int(&tensor, 1, 7);
-    put_int(&dim, 1, 1);
-    put_message(&shape, 2, &dim);
-    put_message(&tensor, 2, &shape);
-    put_string(&tensor, 8, text);
+    q3_put_int(&tensor, 1, 7);
+    q3_put_int(&dim, 1, 1);
+    q3_put_message(&shape, 2, &dim);
+    q3_put_message(&tensor, 2, &shape);
+    q3_put_string(&tensor, 8, text);
     return tensor;
 }
 
@@ -178,87 +111,40 @@ void q3_event_text(q3_text *out, double time, int64_t step, const char *tag, con
 {
     q3_text event = event_of(time, step), summary = { 0 }, value = { 0 }, metadata = { 0 }, plugin = { 0 },
             tensor = string_tensor(markdown);
-    put_string(&plugin, 1, "text");
-    put_message(&metadata, 1, &plugin);
-    put_int(&metadata, 4, 2);
-    put_string(&value, 1, tag);
-    put_message(&value, 8, &tensor);
-    put_message(&value, 9, &metadata);
-    put_message(&summary, 1, &value);
-    put_message(&event, 5, &summary);
+    q3_put_string(&plugin, 1, "text");
+    q3_put_message(&metadata, 1, &plugin);
+    q3_put_int(&metadata, 4, 2);
+    q3_put_string(&value, 1, tag);
+    q3_put_message(&value, 8, &tensor);
+    q3_put_message(&value, 9, &metadata);
+    q3_put_message(&summary, 1, &value);
+    q3_put_message(&event, 5, &summary);
     put_record(out, &event);
 }
 
 /* ---- the file ---- */
 
-typedef struct board {
-    char *path;
-    int fd;       /* -1: not open yet */
-    q3_text kept; /* bytes that are not in the file yet */
-} board;
-
-static q3_status flush(board *b)
-{
-    if (b->fd < 0)
-        b->fd = open(b->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    errno = b->fd < 0 ? errno : ENOSPC; // what a short write means
-    ssize_t n = b->fd < 0 ? -1 : write(b->fd, b->kept.data, b->kept.size);
-    if (n == (ssize_t)b->kept.size) {
-        b->kept.size = 0;
-        return Q3_OK;
-    }
-    int why = errno;
-    if (n > 0) {
-        memmove(b->kept.data, b->kept.data + n, b->kept.size - (size_t)n);
-        b->kept.size -= (size_t)n;
-    }
-    return q3_fail(Q3_ERR_IO, "%s: cannot be written: %s", b->path, strerror(why));
-}
-
-/* Keeps the records and ends them. */
-static q3_status keep(board *b, q3_text *records)
-{
-    q3_status st = records->failed ? Q3_ERR_MEMORY : Q3_OK;
-    if (st == Q3_OK && b->kept.size + records->size > KEPT_BYTES)
-        st = q3_fail(Q3_ERR_LIMIT, "%s: cannot be written for too long; later values are left out", b->path);
-    if (st == Q3_OK && records->size)
-        q3_text_append(&b->kept, records->data, records->size);
-    if (b->kept.failed) // what it had stays
-        st = Q3_ERR_MEMORY;
-    b->kept.failed = false;
-    q3_text_free(records);
-    return st;
-}
-
 static q3_status board_write(void *view, const q3_log_call *call)
 {
-    board *b = view;
+    q3_kept_file *f = view;
     q3_text records = { 0 };
     q3_event_scalars(&records, call);
-    q3_status st = keep(b, &records), written = flush(b);
+    q3_status st = q3_kept_add(f, &records), written = q3_kept_flush(f);
     return st ? st : written;
 }
 
-/* The lines of metrics.jsonl that have the step at which the run goes on. */
-static void tell_again(q3_text *out, const q3_view_run *run, double now)
+typedef struct again {
+    q3_text *out;
+    int64_t step;
+} again;
+
+/* A line of metrics.jsonl, where it has the step at which the run goes on. */
+static q3_status tell_again(void *arg, const q3_log_call *call)
 {
-    char *path = q3_path_join(run->dir, "metrics.jsonl"), *text = NULL;
-    size_t size = 0;
-    if (path && q3_file_exists(path) && q3_file_read(&text, &size, path, METRICS_LIMIT) != Q3_OK)
-        out->failed = true;
-    for (size_t at = 0, n; at < size; at += n + 1) {
-        q3_json doc = { 0 };
-        q3_log_call call = { .step = -1, .time = now };
-        n = strcspn(text + at, "\n");
-        if (q3_json_parse(&doc, text + at, n, path, 1) == Q3_OK &&
-            q3_json_int(&call.step, &doc, doc.root, "step", -1) == Q3_OK && call.step == run->step) {
-            call.line = doc.root;
-            q3_event_scalars(out, &call);
-        }
-        q3_json_close(&doc);
-    }
-    q3_free(text);
-    q3_free(path);
+    const again *a = arg;
+    if (call->step == a->step)
+        q3_event_scalars(a->out, call);
+    return Q3_OK;
 }
 
 static void begin(q3_text *out, const q3_view_run *run)
@@ -267,7 +153,8 @@ static void begin(q3_text *out, const q3_view_run *run)
     q3_text config = { 0 };
     q3_event_version(out, now);
     q3_event_session(out, now, run->step);
-    tell_again(out, run, now);
+    if (q3_logger_each(run->dir, tell_again, &(again){ out, run->step }) != Q3_OK)
+        out->failed = true;
     q3_text_printf(&config, "```json\n");
     q3_config_json(&config, run->config);
     q3_text_printf(&config, "```\n");
@@ -288,31 +175,28 @@ static char *path_of(const char *dir)
 
 static q3_status board_open(void **out, const q3_view_run *run)
 {
-    board *b = *out = q3_calloc(1, sizeof *b);
+    q3_kept_file *f = *out = q3_calloc(1, sizeof *f);
     char *path = path_of(run->dir);
-    if (!b || !path) {
-        q3_free(b);
+    if (!f || !path) {
+        q3_free(f);
         q3_free(path);
         *out = NULL;
         return Q3_ERR_MEMORY;
     }
-    *b = (board){ .path = path, .fd = -1 };
+    *f = (q3_kept_file){ .path = path, .fd = -1 };
     q3_text records = { 0 };
     begin(&records, run);
-    q3_status st = keep(b, &records), written = flush(b);
+    q3_status st = q3_kept_add(f, &records), written = q3_kept_flush(f);
     return st ? st : written;
 }
 
 static q3_status board_close(void *view, q3_status how)
 {
-    board *b = view;
+    q3_kept_file *f = view;
     (void)how;
-    q3_status st = flush(b);
-    if (b->fd >= 0)
-        close(b->fd);
-    q3_text_free(&b->kept);
-    q3_free(b->path);
-    q3_free(b);
+    q3_status st = q3_kept_flush(f);
+    q3_kept_close(f);
+    q3_free(f);
     return st;
 }
 

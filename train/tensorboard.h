@@ -8,8 +8,7 @@
  * tensor.proto.) A file begins with its version and the mark of a session that starts with the run's step:
  * readers drop what earlier files of the run have from there on. The lines that metrics.jsonl keeps of that
  * step are told again, so a resumed run shows each value once, whenever it was killed. Then come the config
- * as a text, and an Event a log call. Each is written to the file at once; what could not be written, a full
- * disk, is kept (up to 16 MiB) and written before the next.
+ * as a text, and an Event a log call. Each is written to the file at once (train/kept_file.h).
  */
 #ifndef Q3_TRAIN_TENSORBOARD_H
 #define Q3_TRAIN_TENSORBOARD_H

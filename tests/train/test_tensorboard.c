@@ -13,6 +13,7 @@
 
 #include "core/file.h"
 #include "core/log.h"
+#include "tests/support/protobuf.h"
 #include "tests/support/run.h"
 #include "train/tensorboard.h"
 
@@ -35,65 +36,10 @@ typedef struct log_file {
     bool version;
 } log_file;
 
-typedef struct span {
-    const unsigned char *at, *end;
-} span;
-
-static uint64_t fixed(const unsigned char *p, int bytes)
+static void read_text(log_file *out, q3_span value, int64_t step)
 {
-    uint64_t value = 0;
-    for (int i = 0; i < bytes; i++)
-        value |= (uint64_t)p[i] << 8 * i;
-    return value;
-}
-
-static uint64_t varint(span *s)
-{
-    uint64_t value = 0;
-    for (int shift = 0;; shift += 7) {
-        assert_true(s->at < s->end && shift < 64);
-        value |= (uint64_t)(*s->at & 0x7F) << shift;
-        if (!(*s->at++ & 0x80))
-            return value;
-    }
-}
-
-/* The next field: its number, and its value as a number or as bytes. */
-static int field(span *s, uint64_t *number, span *bytes)
-{
-    uint64_t key = varint(s);
-    int size = (key & 7) == 1 ? 8 : 4;
-    if ((key & 7) == 0) {
-        *number = varint(s);
-    } else if ((key & 7) == 2) {
-        uint64_t n = varint(s);
-        assert_true(n <= (uint64_t)(s->end - s->at));
-        *bytes = (span){ s->at, s->at + n };
-        s->at += n;
-    } else {
-        assert_true((key & 7) == 1 || (key & 7) == 5);
-        assert_true(s->end - s->at >= size);
-        *number = fixed(s->at, size);
-        s->at += size;
-    }
-    return (int)(key >> 3);
-}
-
-/* The bytes of field `wanted` of a message, which it must have. */
-static span inner(span message, int wanted)
-{
-    uint64_t number;
-    span bytes = { NULL, NULL };
-    while (message.at < message.end)
-        if (field(&message, &number, &bytes) == wanted)
-            return bytes;
-    fail_msg("a message lacks field %d", wanted);
-    return bytes;
-}
-
-static void read_text(log_file *out, span value, int64_t step)
-{
-    span text = inner(inner(value, 8), 8), plugin = inner(inner(inner(value, 9), 1), 1);
+    q3_span text = q3_read_inner(q3_read_inner(value, 8), 8),
+            plugin = q3_read_inner(q3_read_inner(q3_read_inner(value, 9), 1), 1);
     assert_int_equal(plugin.end - plugin.at, 4);
     assert_memory_equal(plugin.at, "text", 4);
     free(out->text);
@@ -102,13 +48,13 @@ static void read_text(log_file *out, span value, int64_t step)
     out->texts++;
 }
 
-static void read_value(log_file *out, span value, double time, int64_t step)
+static void read_value(log_file *out, q3_span value, double time, int64_t step)
 {
-    span tag = inner(value, 1), all = value, bytes;
+    q3_span tag = q3_read_inner(value, 1), all = value, bytes;
     uint64_t number = 0;
     bool simple = false;
     while (value.at < value.end && !simple)
-        simple = field(&value, &number, &bytes) == 2;
+        simple = q3_read_field(&value, &number, &bytes) == 2;
     if (!simple) {
         read_text(out, all, step);
         return;
@@ -132,14 +78,14 @@ static void purge(log_file *out, int64_t step)
     out->sessions++;
 }
 
-static void read_event(log_file *out, span event)
+static void read_event(log_file *out, q3_span event)
 {
     uint64_t number = 0, wall = 0;
     int64_t step = 0;
     double time = 0;
-    span bytes = { NULL, NULL };
+    q3_span bytes = { NULL, NULL };
     while (event.at < event.end) {
-        switch (field(&event, &number, &bytes)) {
+        switch (q3_read_field(&event, &number, &bytes)) {
         case 1:
             wall = number;
             memcpy(&time, &wall, sizeof time);
@@ -154,8 +100,8 @@ static void read_event(log_file *out, span event)
             break;
         case 5:
             while (bytes.at < bytes.end) {
-                span value;
-                assert_int_equal(field(&bytes, &number, &value), 1);
+                q3_span value;
+                assert_int_equal(q3_read_field(&bytes, &number, &value), 1);
                 read_value(out, value, time, step);
             }
             break;
@@ -180,11 +126,11 @@ static void read_events(log_file *out, const char *data, size_t size)
     out->records = 0;
     while (p < end) {
         assert_true(end - p >= 16);
-        uint64_t n = fixed(p, 8);
-        assert_int_equal(fixed(p + 8, 4), masked(p, 8));
+        uint64_t n = q3_read_fixed(p, 8);
+        assert_int_equal(q3_read_fixed(p + 8, 4), masked(p, 8));
         assert_true(n <= (uint64_t)(end - p) - 16);
-        assert_int_equal(fixed(p + 12 + n, 4), masked(p + 12, n));
-        read_event(out, (span){ p + 12, p + 12 + n });
+        assert_int_equal(q3_read_fixed(p + 12 + n, 4), masked(p + 12, n));
+        read_event(out, (q3_span){ p + 12, p + 12 + n });
         out->records++;
         p += 16 + n;
     }
@@ -503,30 +449,8 @@ static void a_resumed_training_is_told_once(void **state)
     free(l.text);
 }
 
-static void weights_and_biases_is_told_of_where_it_is_expected(void **state)
-{
-    (void)state;
-    const char *dir = q3_run_path("wandb");
-    char want[8192];
-    setenv("WANDB_PROJECT", "sarcasm", 1);
-    snprintf(want, sizeof want,
-             "`wandb sync --project sarcasm %s` of wandb below 0.29 uploads the event files\n", dir);
-    q3_process p = small(dir);
-    q3_process_add(&p, "eval.pre=false");
-    q3_process_add(&p, "eval.post=false");
-    q3_run_expect(&p, 0);
-    if (!strstr(p.err, want))
-        fail_msg("stderr lacks \"%s\":\n%s", want, p.err);
-    q3_process_free(&p);
-    unsetenv("WANDB_PROJECT");
-}
-
 int main(void)
 {
-    static const char *const wandb[] = { "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_NAME",
-                                         "WANDB_RUN_ID",  "WANDB_DIR",     "WANDB_MODE" };
-    for (size_t i = 0; i < sizeof wandb / sizeof *wandb; i++)
-        unsetenv(wandb[i]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_check_value_of_crc32c_is_met),
         cmocka_unit_test(records_have_the_bytes_of_tensorboards_own),
@@ -537,7 +461,6 @@ int main(void)
         cmocka_unit_test(nobody_is_shown_anything_where_nobody_is_named),
         cmocka_unit_test(a_training_is_told_as_metrics_jsonl_tells_it),
         cmocka_unit_test(a_resumed_training_is_told_once),
-        cmocka_unit_test(weights_and_biases_is_told_of_where_it_is_expected),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
