@@ -2,9 +2,10 @@
  *
  * A path that ends in .jsonl is a JSONL file (data/jsonl.h), one in .tar, .tar.gz, .zip ... an archive or
  * several (data/archive.h), one in .parquet a Parquet file or several (data/parquet.h); a directory holds
- * Parquet files or is an image folder (data/imagefolder.h); other kinds join the table in dataset.c. A sample is read and checked each time it is asked for, and nothing is kept, so any number of
- * threads may read. Errors: Q3_ERR_DATA, Q3_ERR_MEMORY, Q3_ERR_IO (no room for a temporary file); the
- * sentence names the file and, if possible, the line.
+ * Parquet files or is an image folder (data/imagefolder.h); other kinds join the table in dataset.c. A sample
+ * is read and checked each time it is asked for, and any number of threads may read. Errors: Q3_ERR_DATA,
+ * Q3_ERR_MEMORY, Q3_ERR_IO (no room for a temporary file); the sentence names the file and, if possible, the
+ * line.
  */
 #ifndef Q3_DATA_DATASET_H
 #define Q3_DATA_DATASET_H
@@ -19,8 +20,8 @@ q3_status q3_dataset_check(const char *path);
 /* Whether the path is no file or directory here and may be the name of a data set on the hub (data/hub.h). */
 bool q3_dataset_on_hub(const char *path);
 
-/* The path itself, or the directory of the snapshot that the name on the hub means, in memory of `mem`; errors
- * of q3_hub_place. */
+/* The path itself, or the directory of the snapshot that the name on the hub means, in memory of `mem`;
+ * errors of q3_hub_place. */
 q3_status q3_dataset_place(const char **out, q3_arena *mem, const char *path);
 
 /* Whether a directory has samples of `split` (a name of data/imagefolder.h, or one of its own) apart from its

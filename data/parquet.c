@@ -34,6 +34,7 @@ typedef struct group {
     int64_t index, first, n;           // in the file, of its first row among all rows, rows
     int64_t first_in_file;             // rows before it in the file
     pthread_mutex_t lock;              // while it is decoded
+    char *refused;                     // why it cannot be decoded
     atomic_bool ready;                 // what follows is there
     q3_parquet_value *values;          // [columns in use, n]
     q3_parquet_value *column[COLUMNS]; // [n] inside them; NULL: not in use
@@ -98,7 +99,7 @@ static q3_status measure(uint64_t *bytes, int *n_columns, const group *g)
         if (leaf < 0)
             continue;
         ++*n_columns;
-        Q3_TRY(q3_parquet_measure(bytes, &f->map, &chunks[leaf], &f->meta.leaves[leaf]));
+        Q3_TRY(q3_parquet_measure(bytes, g->n, &f->map, &chunks[leaf], &f->meta.leaves[leaf]));
     }
     if (*bytes > ROOM_LIMIT)
         return q3_fail(Q3_ERR_DATA, "it unpacks to more than %s; write smaller row groups",
@@ -142,22 +143,33 @@ static void forget(group *g)
     g->values = NULL;
 }
 
+/* Decodes once; damage stays what it is, other failures may pass. */
+static q3_status decode_once(group *g)
+{
+    if (g->refused)
+        return q3_fail(Q3_ERR_DATA, "%s", g->refused);
+    q3_status st = decode(g);
+    if (st == Q3_OK) {
+        atomic_store_explicit(&g->ready, true, memory_order_release);
+        return st;
+    }
+    forget(g);
+    if (st == Q3_ERR_DATA) {
+        q3_wrap(st, "%s: row group %lld", g->file->path, (long long)g->index + 1);
+        g->refused = q3_strdup(q3_error());
+    }
+    return g->refused || st != Q3_ERR_DATA ? st : Q3_ERR_MEMORY;
+}
+
 static q3_status need(group *g)
 {
     q3_status st = Q3_OK;
     if (atomic_load_explicit(&g->ready, memory_order_acquire))
         return Q3_OK;
     pthread_mutex_lock(&g->lock);
-    if (!atomic_load_explicit(&g->ready, memory_order_relaxed)) {
-        st = decode(g);
-        if (st == Q3_OK)
-            atomic_store_explicit(&g->ready, true, memory_order_release);
-        else
-            forget(g);
-    }
+    if (!atomic_load_explicit(&g->ready, memory_order_relaxed))
+        st = decode_once(g);
     pthread_mutex_unlock(&g->lock);
-    if (st == Q3_ERR_DATA)
-        return q3_wrap(st, "%s: row group %lld", g->file->path, (long long)g->index + 1);
     return st;
 }
 
@@ -321,6 +333,7 @@ static void close_parquet(void *self)
     parquet *p = self;
     for (int64_t i = 0; i < p->n_groups; i++) {
         forget(&p->groups[i]);
+        q3_free(p->groups[i].refused);
         pthread_mutex_destroy(&p->groups[i].lock);
     }
     for (int64_t i = 0; i < p->n_files; i++) {

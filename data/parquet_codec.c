@@ -39,7 +39,7 @@ q3_status q3_parquet_codec_size(int codec, const unsigned char *from, size_t n, 
     if (codec == Q3_PARQUET_GZIP)
         return size / GZIP_RATIO <= n ? Q3_OK : damaged("gzip");
     unsigned long long own = ZSTD_getFrameContentSize(from, n);
-    bool fits = own == ZSTD_CONTENTSIZE_UNKNOWN ? size / ZSTD_RATIO <= n : own == size || own < size;
+    bool fits = own == ZSTD_CONTENTSIZE_UNKNOWN || own <= size; // of the first frame alone
     return fits && size / ZSTD_RATIO <= n ? Q3_OK : damaged("zstd");
 }
 

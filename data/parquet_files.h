@@ -1,9 +1,9 @@
 /* data/parquet_files.h - the Parquet files that a path means.
  *
- * A file, several ("train-{00000..00011}-of-00012.parquet", data/shards.h), or a directory as data sets of the hub
- * have it: the files of one split in it or in its folder data, by their names (train-00000-of-00002.parquet,
- * train.parquet) or in a folder of their own (train/0000.parquet); names of splits are those of
- * data/imagefolder.h. Where no name is that of a split, all files are training data.
+ * A file, several ("train-{00000..00011}-of-00012.parquet", data/shards.h), or a directory as data sets of
+ * the hub have it: the files of one split in it or in its folder data, by their names
+ * (train-00000-of-00002.parquet, train.parquet) or in a folder of their own (train/0000.parquet); names of
+ * splits are those of data/imagefolder.h. Where no name is that of a split, all files are training data.
  * Errors: Q3_ERR_DATA, Q3_ERR_USAGE, Q3_ERR_MEMORY.
  */
 #ifndef Q3_DATA_PARQUET_FILES_H

@@ -7,7 +7,7 @@
 
 #define DEPTH_LIMIT 16               // of a schema
 #define LEAF_LIMIT 100000            // columns
-#define ROW_LIMIT ((int64_t)1 << 24) // rows of a group: their places are kept while the file is open
+#define ROW_LIMIT ((int64_t)1 << 22) // rows of a group: their places are kept while the file is open
 
 /* One node of the schema, before its order of nodes becomes a tree. */
 typedef struct node {

@@ -1,7 +1,7 @@
 /* data/parquet_meta.h - the footer of a Parquet file: its columns, its row groups, and where their pages lie.
  *
- * All counts and offsets are checked against the file here. Errors: Q3_ERR_DATA, Q3_ERR_MEMORY; sentences begin
- * with the file's name.
+ * All counts and offsets are checked against the file here. Errors: Q3_ERR_DATA, Q3_ERR_MEMORY; sentences
+ * begin with the file's name.
  */
 #ifndef Q3_DATA_PARQUET_META_H
 #define Q3_DATA_PARQUET_META_H
@@ -31,9 +31,9 @@ typedef struct q3_parquet_leaf {
     int32_t width; /* bytes of a value of a FIXED column */
     bool text;     /* UTF-8 */
     bool is_unsigned;
-    int depth;              /* parts of the path */
-    int max_def, max_rep;   /* levels; max_def is that of a value that is there */
-    int list_def;           /* max_rep 1: from this level on the list has an element */
+    int depth;            /* parts of the path */
+    int max_def, max_rep; /* levels; max_def is that of a value that is there */
+    int list_def;         /* max_rep 1: from this level on the list has an element */
 } q3_parquet_leaf;
 
 /* The pages of one column in one row group: bytes of the file. */

@@ -5,8 +5,7 @@
 
 #include "data/parquet_codec.h"
 
-#define VALUE_LIMIT                                                                                          \
-    ((int64_t)1 << 24) // as of rows, data/parquet_meta.c: a run of nulls takes few bytes of a file
+#define VALUE_LIMIT ((int64_t)1 << 24) // of a list column: a run of nulls takes few bytes of a file
 
 /* What encodings and kinds of pages are numbered. */
 enum { PLAIN = 0, PLAIN_DICTIONARY = 2, RLE = 3, RLE_DICTIONARY = 8 };
@@ -415,14 +414,16 @@ static pass begin(const q3_map *file, const q3_parquet_chunk *c, const q3_parque
     return (pass){ .chunk = c, .leaf = leaf, .in = { .at = at, .end = at + c->size }, .row = -1 };
 }
 
-static q3_status measure(uint64_t *bytes, pass *s)
+static q3_status measure(uint64_t *bytes, pass *s, int64_t n_rows)
 {
+    int64_t n = s->chunk->n_values;
     Q3_TRY(q3_parquet_codec_check(s->chunk->codec));
-    if (s->chunk->n_values > VALUE_LIMIT)
-        return q3_fail(
-            Q3_ERR_DATA,
-            "has %lld values in one row group, and at most %lld are read; write smaller row groups",
-            (long long)s->chunk->n_values, (long long)VALUE_LIMIT);
+    if (n < n_rows || (n > n_rows && s->leaf->max_rep == 0))
+        return damaged("it has not the rows of its row group");
+    if (n > VALUE_LIMIT)
+        return q3_fail(Q3_ERR_DATA,
+                       "has %lld values in a row group, and at most %lld are read; write smaller row groups",
+                       (long long)n, (long long)VALUE_LIMIT);
     while (more_pages(s)) {
         page p;
         Q3_TRY(next_page(&p, s));
@@ -432,11 +433,11 @@ static q3_status measure(uint64_t *bytes, pass *s)
     return Q3_OK;
 }
 
-q3_status q3_parquet_measure(uint64_t *bytes, const q3_map *file, const q3_parquet_chunk *c,
+q3_status q3_parquet_measure(uint64_t *bytes, int64_t n_rows, const q3_map *file, const q3_parquet_chunk *c,
                              const q3_parquet_leaf *leaf)
 {
     pass s = begin(file, c, leaf);
-    return q3_wrap(measure(bytes, &s), "column %s", leaf->path);
+    return q3_wrap(measure(bytes, &s, n_rows), "column %s", leaf->path);
 }
 
 static q3_status decode(pass *s)

@@ -1,4 +1,4 @@
-/* data/parquet_thrift.h - Thrift's compact protocol, as far as Parquet files need it: read only, nothing copied.
+/* data/parquet_thrift.h - Thrift's compact protocol, as far as Parquet files need it: nothing is copied.
  *
  * A reader walks over bytes that are not trusted. What does not fit sets `bad`, and from then on every call
  * returns zeros and ends every loop, so it is enough to look at `bad` at the end.

@@ -4,8 +4,8 @@
 
 #include "core/arena.h"
 
-/* Opens one for reading and writing; -1 with errno when there is none. *dir becomes where it lies: TMPDIR, else
- * /tmp. */
+/* Opens one for reading and writing; -1 with errno when there is none. *dir becomes where it lies: TMPDIR,
+ * else /tmp. */
 int q3_temporary_open(const char **dir);
 
 #endif
