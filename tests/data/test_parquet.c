@@ -378,6 +378,43 @@ static void splits_are_told_by_names_of_files_and_of_folders(void **state)
     q3_dataset_close(ds);
 }
 
+static void a_name_on_the_hub_is_its_snapshot_in_the_cache(void **state)
+{
+    (void)state;
+    static const char commit[] = "0123456789abcdef0123456789abcdef01234567";
+    static const char *const names[] = { "train-00000-of-00002", "train-00001-of-00002",
+                                         "validation-00000-of-00001" };
+    char folder[300], from[300], to[600];
+    snprintf(folder, sizeof folder, "cache/datasets--org--posts/snapshots/%s/data", commit);
+    must(q3_dir_create(below(folder)));
+    must(q3_dir_create(below("cache/datasets--org--posts/refs")));
+    must(q3_file_write(below("cache/datasets--org--posts/refs/main"), commit, strlen(commit)));
+    for (int i = 0; i < 3; i++) {
+        snprintf(from, sizeof from, FILES "hub/data/%s.parquet", names[i]);
+        snprintf(to, sizeof to, "%s/%s.parquet", folder, names[i]);
+        must(q3_file_copy(below(to), from));
+    }
+    setenv("HF_HUB_CACHE", below("cache"), 1);
+    q3_arena mem;
+    const char *place;
+    must(q3_arena_create(&mem, "test", 1 << 20));
+    assert_true(q3_dataset_on_hub("org/posts"));
+    must(q3_dataset_place(&place, &mem, "org/posts"));
+    q3_dataset *ds = open_set(place, NULL), *want = open_set(FILES "hub", NULL);
+    assert_same_samples(want, ds);
+    q3_dataset_close(ds);
+    q3_dataset_close(want);
+    static const char *const here[] = { "data/absent.parquet", "data/absent.jsonl", "data/absent.tar",
+                                        FILES "hub" };
+    for (int i = 0; i < 4; i++) {
+        must(q3_dataset_place(&place, &mem, here[i]));
+        assert_ptr_equal(place, here[i]);
+    }
+    assert_int_equal(q3_dataset_place(&place, &mem, "org/absent"), Q3_ERR_NETWORK);
+    assert_error("org/absent (revision main) is neither a directory here nor in the cache ");
+    q3_arena_destroy(&mem);
+}
+
 enum { THREADS = 4 };
 
 static void *read_all(void *p)
@@ -506,7 +543,7 @@ static void cut_files_are_refused(void **state)
     size_t n;
     must(q3_file_read(&bytes, &n, FILES "snappy-v1-dictionary.parquet", 1 << 20));
     const char *path = below("cut.parquet");
-    for (size_t cut = 0; cut < n; cut += 97) {
+    for (size_t cut = 0; cut < n; cut += 211) {
         must(q3_file_write(path, bytes, cut));
         assert_false(read_rows(path));
     }
@@ -582,7 +619,7 @@ static void a_run_on_parquet_is_the_run_on_jsonl(void **state)
     for (int i = 0; i < 2; i++) {
         char out[4400];
         snprintf(out, sizeof out, "train.output_dir=%s", dirs[i]);
-        snprintf(train, sizeof train, "data.train=%s", i ? FILES "hub" : jsonl_of_hub());
+        snprintf(train, sizeof train, "data.train=%s", i ? "org/posts" : jsonl_of_hub());
         q3_process p = q3_run_start(Q3_PROGRAM, (const char *[]){ out, train, "train.max_steps=3",
                                                                   "train.eval_strategy=no", "eval.pre=false",
                                                                   "eval.post=false", NULL });
@@ -603,6 +640,7 @@ int main(void)
         cmocka_unit_test(a_list_of_one_picture_is_a_picture),
         cmocka_unit_test(a_data_set_of_the_hub_holds_the_samples_of_its_jsonl),
         cmocka_unit_test(splits_are_told_by_names_of_files_and_of_folders),
+        cmocka_unit_test(a_name_on_the_hub_is_its_snapshot_in_the_cache),
         cmocka_unit_test(threads_read_row_groups_that_none_has_touched),
         cmocka_unit_test(what_is_not_compressed_needs_no_temporary_file),
         cmocka_unit_test(columns_that_do_not_fit_are_named),
