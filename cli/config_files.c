@@ -17,7 +17,7 @@ static int warn_missing(const q3_config *cfg, int id, const char *path)
     snprintf(missing, sizeof missing, "%s", q3_error());
     q3_hub_repo repo;
     bool model = id == Q3_KEY_model_path || id == Q3_KEY_lora_init_adapter;
-    if (model && q3_hub_parse(&repo, path, Q3_HUB_MODEL)) {
+    if (model ? q3_hub_parse(&repo, path, Q3_HUB_MODEL) : q3_dataset_on_hub(path)) {
         q3_info("%s\"%s\": %s is no directory here; its first use looks for it on the hub", where,
                 q3_config_table[id].name, path);
         return 0;

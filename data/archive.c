@@ -1,6 +1,5 @@
 #include "data/archive.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,9 +10,9 @@
 #include "data/archive_members.h"
 #include "data/imagefolder.h"
 #include "data/jsonl.h"
+#include "data/shards.h"
 
 #define TEXT_LIMIT ((size_t)64 << 20) // of a KEY.json, as of a line in data/jsonl.c
-#define SHARD_LIMIT 100000            // archives of one pattern: more is a slip of the pen
 
 /* One archive; it has `files` or `keyed` members, not both. */
 typedef struct shard {
@@ -66,59 +65,9 @@ static size_t archive_part(const char *path)
     return 0;
 }
 
-/* "{0000..0011}" in the name of an archive. */
-typedef struct range {
-    size_t at, size; // of its text; size 0: there is none, one archive
-    long long first, last;
-    int width; // digits, zeros in front; 0: as many as it takes
-} range;
-
-static q3_status find_range(range *out, const char *path, size_t n)
-{
-    *out = (range){ 0 };
-    for (size_t i = 0; i < n; i++) {
-        char first[10], last[10];
-        int size = 0;
-        if (sscanf(path + i, "{%9[0-9]..%9[0-9]}%n", first, last, &size) != 2 || size == 0)
-            continue;
-        size_t digits = strlen(first) > strlen(last) ? strlen(first) : strlen(last);
-        bool padded = (first[0] == '0' && first[1]) || (last[0] == '0' && last[1]);
-        *out = (range){ i, (size_t)size, atoll(first), atoll(last), padded ? (int)digits : 0 };
-        if (out->last < out->first || out->last - out->first >= SHARD_LIMIT)
-            return q3_fail(Q3_ERR_USAGE, "%s: {%s..%s} must count upwards, to at most %d archives", path,
-                           first, last, SHARD_LIMIT);
-        return Q3_OK;
-    }
-    return Q3_OK;
-}
-
-/* The path of the shard `number`, in a new heap string; NULL when out of memory. */
-static char *shard_path(const char *path, size_t n, const range *r, long long number)
-{
-    q3_text t = { 0 };
-    q3_text_append(&t, path, r->at);
-    if (r->size)
-        q3_text_printf(&t, "%0*lld", r->width, number);
-    q3_text_append(&t, path + r->at + r->size, n - r->at - r->size);
-    if (t.failed)
-        q3_text_free(&t);
-    return t.data;
-}
-
 q3_status q3_archive_check(const char *path)
 {
-    range r;
-    size_t n = archive_part(path);
-    Q3_TRY(find_range(&r, path, n));
-    for (long long i = r.first; i <= r.last; i++) {
-        char *file = shard_path(path, n, &r, i);
-        if (!file)
-            return Q3_ERR_MEMORY;
-        q3_status st = q3_file_exists(file) ? Q3_OK : q3_fail(Q3_ERR_DATA, "%s: is not there", file);
-        q3_free(file);
-        Q3_TRY(st);
-    }
-    return Q3_OK;
+    return q3_shards_check(path, archive_part(path));
 }
 
 /* ---- JSONL members ---- */
@@ -503,9 +452,9 @@ static q3_status open_shard(shard *s, const q3_archive *a)
 
 static q3_status open_shards(q3_archive *a, const char *path)
 {
-    range r;
+    q3_shards r;
     size_t n = archive_part(path);
-    Q3_TRY(find_range(&r, path, n));
+    Q3_TRY(q3_shards_find(&r, path, n));
     a->inner = path[n] ? q3_strdup(path + n) : NULL;
     if (path[n] && !a->inner)
         return Q3_ERR_MEMORY;
@@ -517,7 +466,7 @@ static q3_status open_shards(q3_archive *a, const char *path)
     uint64_t unpacked = 0;
     for (long long i = r.first; i <= r.last; i++) {
         shard *s = &a->shards[a->n_shards++];
-        s->path = shard_path(path, n, &r, i);
+        s->path = q3_shards_path(path, n, &r, i);
         Q3_TRY(open_shard(s, a));
         a->size += s->n;
         unpacked += s->members.unpacked.size;

@@ -14,6 +14,7 @@
 
 #include "core/json.h"
 #include "core/log.h"
+#include "data/temporary.h"
 
 #define MEMBER_LIMIT ((size_t)512 << 20) // as of a picture's file, data/image.c
 #define JSONL_LIMIT ((size_t)16 << 30)   // its lines have a limit of their own
@@ -67,20 +68,8 @@ static q3_status not_unpacked(const pass *p)
 
 static q3_status open_temporary(pass *p)
 {
-    const char *dir = getenv("TMPDIR");
-    p->tmp = dir && *dir ? dir : "/tmp";
-    p->fd = open(p->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (p->fd >= 0)
-        return Q3_OK;
-    char *name = q3_path_join(p->tmp, "qwen3-sft-XXXXXX"); // some file systems have no O_TMPFILE
-    if (!name)
-        return Q3_ERR_MEMORY;
-    p->fd = mkostemp(name, O_CLOEXEC);
-    q3_status st = p->fd >= 0 ? Q3_OK : not_unpacked(p);
-    if (p->fd >= 0)
-        unlink(name);
-    q3_free(name);
-    return st;
+    p->fd = q3_temporary_open(&p->tmp);
+    return p->fd >= 0 ? Q3_OK : not_unpacked(p);
 }
 
 /* Whether `more` bytes have a place there, before they are unpacked. */

@@ -68,5 +68,5 @@ q3_build() { # directory, options of cmake; builds the targets in $targets, or a
 }
 
 q3_libraries="libcjson:libcjson-dev libarchive:libarchive-dev zlib:zlib1g-dev libjpeg:libjpeg-dev libpng:libpng-dev
-    libwebp:libwebp-dev libutf8proc:libutf8proc-dev libedit:libedit-dev libmicrohttpd:libmicrohttpd-dev
+    libwebp:libwebp-dev libzstd:libzstd-dev snappy:libsnappy-dev libutf8proc:libutf8proc-dev libedit:libedit-dev libmicrohttpd:libmicrohttpd-dev
     libcurl:libcurl4-openssl-dev"

@@ -6,7 +6,6 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "data/hub.h"
-#include "data/imagefolder.h"
 #include "model/weights.h"
 #include "train/trainer.h"
 
@@ -147,13 +146,16 @@ static q3_data_keys keys_of(const q3_config *c)
                            .allow_text_only = c->data.allow_text_only };
 }
 
-/* `setting` is the key with the path. */
-static q3_status open_named(q3_dataset **out, const char *path, const q3_data_keys *keys, const char *setting)
+/* Opens what a setting names; *place becomes the path that it means. */
+static q3_status open_named(q3_dataset **out, q3_trainer *t, const char **place, const char *path,
+                            const char *setting)
 {
-    q3_status st = q3_dataset_check(path);
+    const q3_data_keys keys = keys_of(t->config);
+    Q3_TRY(q3_wrap(q3_dataset_place(place, &t->run, path), "%s", setting));
+    q3_status st = q3_dataset_check(*place);
     if (st == Q3_ERR_DATA)
         return q3_fail(st, "%s; %s is relative to the working directory", q3_error(), setting);
-    return st == Q3_OK ? q3_dataset_open(out, path, keys) : st;
+    return st == Q3_OK ? q3_dataset_open(out, *place, &keys) : st;
 }
 
 static int64_t at_most(int64_t n, int64_t limit)
@@ -161,41 +163,28 @@ static int64_t at_most(int64_t n, int64_t limit)
     return limit > 0 && limit < n ? limit : n;
 }
 
-/* Whether the training directory has `split` as a folder of its own: one metadata.jsonl at its root is training data as
- * a whole. */
-static q3_status find_split(bool *found, const char *dir, const char *split)
-{
-    char *train, *other = NULL;
-    Q3_TRY(q3_imagefolder_find(&train, dir, NULL));
-    q3_status st = q3_imagefolder_find(&other, dir, split);
-    *found = st == Q3_OK && strcmp(train, other) != 0;
-    q3_free(train);
-    q3_free(other);
-    return st == Q3_ERR_MEMORY ? st : Q3_OK;
-}
-
 /* Opens `split` of the training directory if it is there. */
 static q3_status open_split(q3_trainer *t, const char *split)
 {
     q3_data_keys keys = keys_of(t->config);
     bool found;
-    Q3_TRY(find_split(&found, t->config->data.train, split));
+    Q3_TRY(q3_dataset_has_split(&found, t->train_place, split));
     if (!found)
         return Q3_OK;
     keys.split = t->eval_name = split;
-    return q3_dataset_open(&t->eval_data, t->config->data.train, &keys);
+    return q3_dataset_open(&t->eval_data, t->train_place, &keys);
 }
 
 static q3_status open_named_split(q3_trainer *t)
 {
     const q3_config_data *c = &t->config->data;
-    if (!q3_dir_exists(c->train))
+    if (!q3_dir_exists(t->train_place))
         return q3_fail(Q3_ERR_USAGE, "data.eval_split is \"%s\", and %s has no splits; set data.eval instead",
                        c->eval_split, c->train);
     Q3_TRY(open_split(t, c->eval_split));
     if (t->eval_data)
         return Q3_OK;
-    return q3_fail(Q3_ERR_DATA, "data.eval_split \"%s\": %s has no such folder beside the training data",
+    return q3_fail(Q3_ERR_DATA, "data.eval_split \"%s\": %s has no such split beside the training data",
                    c->eval_split, c->train);
 }
 
@@ -203,13 +192,13 @@ static q3_status open_named_split(q3_trainer *t)
 static q3_status open_eval(q3_trainer *t)
 {
     const q3_config_data *c = &t->config->data;
-    const q3_data_keys keys = keys_of(t->config);
+    const char *place;
     t->eval_name = "eval";
     if (c->eval)
-        Q3_TRY(open_named(&t->eval_data, c->eval, &keys, "data.eval"));
+        Q3_TRY(open_named(&t->eval_data, t, &place, c->eval, "data.eval"));
     else if (c->eval_split)
         Q3_TRY(open_named_split(t));
-    else if (q3_dir_exists(c->train)) {
+    else if (q3_dir_exists(t->train_place)) {
         Q3_TRY(open_split(t, "validation"));
         if (!t->eval_data)
             Q3_TRY(open_split(t, "test"));
@@ -229,10 +218,9 @@ static q3_status open_eval(q3_trainer *t)
 static q3_status open_data(q3_trainer *t)
 {
     const q3_config *c = t->config;
-    const q3_data_keys keys = keys_of(c);
     if (!c->data.train)
         return q3_fail(Q3_ERR_USAGE, "data.train is not set: which samples shall be trained on?");
-    Q3_TRY(open_named(&t->train_data, c->data.train, &keys, "data.train"));
+    Q3_TRY(open_named(&t->train_data, t, &t->train_place, c->data.train, "data.train"));
     t->n_train = at_most(q3_dataset_size(t->train_data), c->data.max_train_samples);
     return open_eval(t);
 }

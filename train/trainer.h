@@ -47,7 +47,9 @@ typedef struct q3_trainer {
     int64_t n_train, n_eval;
     q3_pictures *train_pictures,
         *eval_pictures;    /* features that are kept; NULL: none. One where the data are one */
-    const char *eval_name; /* the split's name for messages */
+    const char *train_place; /* of the training data: its path, or the directory that its name on the hub
+                                means */
+    const char *eval_name;   /* the split's name for messages */
     q3_forward forward;
     q3_params params;
     q3_clip clip;

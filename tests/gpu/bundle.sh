@@ -5,7 +5,7 @@
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 to=${1:-$root/build-bundle}
-packages="libcjson libarchive libwebp libutf8proc libpng zlib libjpeg libmicrohttpd libcurl cmocka"
+packages="libcjson libarchive libwebp libutf8proc libpng zlib libjpeg libmicrohttpd libcurl libzstd snappy cmocka"
 for tool in cc pkg-config ldd; do
     command -v "$tool" >/dev/null || { echo "bundle: $tool is needed" >&2 && exit 1; }
 done
@@ -16,13 +16,13 @@ mkdir -p "$to/lib/pkgconfig" "$to/include" "$to/bin"
 
 # Headers: those that a source with all of them reads, as far as they are theirs.
 includes='stddef.h stdint.h stdio.h stdarg.h setjmp.h cjson/cJSON.h archive.h archive_entry.h webp/decode.h webp/encode.h
-utf8proc.h zlib.h jpeglib.h jerror.h png.h microhttpd.h curl/curl.h cmocka.h'
+utf8proc.h zlib.h jpeglib.h jerror.h png.h microhttpd.h curl/curl.h zstd.h snappy-c.h cmocka.h'
 for header in $includes; do
     echo "#include <$header>"
 done >"$to/all.c"
 # shellcheck disable=SC2046,SC2086 # flags are words
 cc -M $(pkg-config --cflags-only-I $packages) "$to/all.c" | tr -s ' ' '\n' |
-    grep -E '/(cjson|webp|curl|libpng[0-9]*)/|/(archive|utf8proc|microhttpd|z(lib|conf)|j[a-z]+|png[a-z]*|cmocka)[a-z_]*\.h$' |
+    grep -E '/(cjson|webp|curl|libpng[0-9]*)/|/(archive|utf8proc|microhttpd|z(lib|conf)|j[a-z]+|png[a-z]*|zstd|snappy-c|cmocka)[a-z_]*\.h$' |
     while read -r header; do
         inner=${header##*/}
         case $header in */cjson/*) inner=cjson/$inner ;; */webp/*) inner=webp/$inner ;; */curl/*) inner=curl/$inner ;; esac
@@ -37,7 +37,7 @@ rm "$to/all.c"
     echo 'int main(void) { return 0; }' >"$to/all.c"
     cc -o "$to/all" "$to/all.c" -Wl,--no-as-needed $(pkg-config --libs $packages)
 }
-ours='/lib(cjson|archive|webp|utf8proc|png[0-9]*|z|jpeg|microhttpd|curl|cmocka)\.so'
+ours='/lib(cjson|archive|webp|utf8proc|png[0-9]*|z|jpeg|microhttpd|curl|zstd|snappy|cmocka)\.so'
 take() { # what a program loads and no glibc system has of itself
     ldd "$1" | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' |
         grep -Ev '/(ld-linux[^/]*|lib(c|m|dl|rt|pthread|resolv|gcc_s|stdc\+\+))\.so' | while read -r library; do
@@ -63,7 +63,7 @@ for tables in "$to"/lib/libicudata.so.*; do
 done
 
 for package in libcjson:cjson libarchive:archive libwebp:webp libutf8proc:utf8proc libmicrohttpd:microhttpd \
-    libcurl:curl cmocka:cmocka; do
+    libcurl:curl libzstd:zstd snappy:snappy cmocka:cmocka; do
     name=${package%:*}
     extra=
     [ "$name" != libcjson ] || extra=" -I\${prefix}/include/cjson"

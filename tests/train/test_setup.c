@@ -70,7 +70,7 @@ static void a_folder_without_splits_is_no_split_of_itself(void **state)
     (void)state;
     q3_run_write(folder, "metadata.jsonl", LINE("one") LINE("two"));
     expect_eval("train_slice", 2, NULL);
-    expect_refused(Q3_ERR_DATA, "has no such folder beside the training data", "data.eval_split=validation");
+    expect_refused(Q3_ERR_DATA, "has no such split beside the training data", "data.eval_split=validation");
     assert_int_equal(remove(q3_run_file(folder, "metadata.jsonl")), 0);
 }
 
