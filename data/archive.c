@@ -1,5 +1,6 @@
 #include "data/archive.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

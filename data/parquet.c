@@ -189,13 +189,21 @@ static q3_status fill(q3_json *doc, const group *g, int64_t row, bool has_bytes)
                                 &g->column[COLUMNS - 1][row]);
 }
 
-/* Only the name of the bytes. */
-static q3_status name_picture(q3_sample *s, const group *g, int64_t row)
+/* The name of the bytes (heap), NULL where they have none. */
+static q3_status picture_name(char **out, const group *g, int64_t row)
 {
     const q3_parquet_value *path = g->column[COLUMNS - 1] ? &g->column[COLUMNS - 1][row] : NULL;
+    *out = NULL;
     if (!path || !path->bytes || path->size == 0)
         return Q3_OK;
-    return q3_parquet_text(&s->image_path, &g->file->meta.leaves[g->file->columns.picture_path], path);
+    return q3_parquet_text(out, &g->file->meta.leaves[g->file->columns.picture_path], path);
+}
+
+static q3_status lend_picture(q3_sample *s, const group *g, int64_t row, const q3_parquet_value *picture)
+{
+    char *name;
+    Q3_TRY(picture_name(&name, g, row));
+    return q3_sample_lend_image(s, picture->bytes, picture->size, name);
 }
 
 static q3_status make(q3_sample *out, q3_json *doc, const group *g, int64_t row, const q3_data_keys *keys)
@@ -219,10 +227,7 @@ static q3_status make(q3_sample *out, q3_json *doc, const group *g, int64_t row,
     Q3_TRY(q3_sample_parse(out, doc, &own, g->file->dir, doc->name));
     if (!has_bytes)
         return Q3_OK;
-    out->image_bytes = (unsigned char *)(uintptr_t)picture->bytes;
-    out->image_size = picture->size;
-    out->image_lent = true;
-    return q3_wrap(name_picture(out, g, row), "%s", doc->name);
+    return q3_wrap(lend_picture(out, g, row, picture), "%s", doc->name);
 }
 
 static group *find_group(const parquet *p, int64_t index)

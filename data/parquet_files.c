@@ -1,6 +1,7 @@
 #include "data/parquet_files.h"
 
 #include <dirent.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,27 +146,34 @@ static q3_status check_count(const q3_parquet_files *f)
     return Q3_OK;
 }
 
-static bool has_metadata(const char *dir)
+/* Whether a folder has a Parquet file, or (`folders`) one in it that bears a split's name has. */
+static bool holds_some(const char *dir, bool folders)
 {
-    char *path = q3_path_join(dir, "metadata.jsonl");
-    bool there = path && q3_file_exists(path);
-    q3_free(path);
-    return there;
+    DIR *d = opendir(dir);
+    bool some = false;
+    for (struct dirent *e; d && !some && (e = readdir(d));) {
+        char path[PATH_MAX];
+        snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
+        if (visible(e) && has_ending(path))
+            some = q3_file_exists(path);
+        else if (visible(e) && folders && q3_imagefolder_split(e->d_name, strlen(e->d_name)))
+            some = holds_some(path, false);
+    }
+    if (d)
+        closedir(d);
+    return some;
 }
 
 bool q3_parquet_accepts(const char *path)
 {
-    q3_parquet_files f;
+    char inner[PATH_MAX];
     if (!q3_dir_exists(path))
         return has_ending(path);
-    if (has_metadata(path))
+    snprintf(inner, sizeof inner, "%s/metadata.jsonl", path);
+    if (q3_file_exists(inner))
         return false;
-    q3_status st = gather_both(&f, path, OF_A_SPLIT, NULL);
-    if (st == Q3_OK && f.n == 0)
-        st = gather_both(&f, path, ALL, NULL);
-    bool some = st != Q3_OK || f.n > 0; // out of memory: the open says so
-    q3_parquet_files_free(&f);
-    return some;
+    snprintf(inner, sizeof inner, "%s/data", path);
+    return holds_some(path, true) || holds_some(inner, true);
 }
 
 q3_status q3_parquet_files_has(bool *found, const char *dir, const char *split)

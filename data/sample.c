@@ -252,6 +252,14 @@ q3_status q3_sample_add_image(q3_sample *s, const char *text, const char *dir)
     return add(s, set_image(&p, text, dir), &p);
 }
 
+q3_status q3_sample_lend_image(q3_sample *s, const void *bytes, size_t size, char *name)
+{
+    q3_image_source p = {
+        .path = name, .bytes = (unsigned char *)(uintptr_t)bytes, .size = size, .lent = true
+    };
+    return add(s, Q3_OK, &p);
+}
+
 q3_status q3_sample_add_json(q3_sample *s, const cJSON *item, const char *dir)
 {
     q3_image_source p = { 0 };

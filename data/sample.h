@@ -70,6 +70,8 @@ q3_status q3_sample_parse(q3_sample *out, const q3_json *doc, const q3_data_keys
  * The sentence has no place in front: the caller adds it. */
 q3_status q3_sample_add_image(q3_sample *sample, const char *text, const char *dir);
 q3_status q3_sample_add_json(q3_sample *sample, const cJSON *item, const char *dir);
+/* Adds an encoded picture that stays the data set's; takes `name` (heap, or NULL). */
+q3_status q3_sample_lend_image(q3_sample *sample, const void *bytes, size_t size, char *name);
 
 /* True when the sample has a picture. */
 bool q3_sample_has_image(const q3_sample *sample);

@@ -98,15 +98,21 @@ static void assert_same_text(const char *a, const char *b)
         assert_string_equal(a, b);
 }
 
+static q3_image_source picture_of(const q3_sample *s)
+{
+    return s->n_pictures ? s->pictures[0] : (q3_image_source){ 0 };
+}
+
 static void assert_picture(const q3_sample *s, const cJSON *want)
 {
     char digest[65];
+    const q3_image_source picture = picture_of(s);
     const char *hash = text_of(want, "sha256"), *path = text_of(want, "path");
-    assert_true(!hash == !s->image_bytes);
+    assert_true(!hash == !picture.bytes);
     if (hash) {
-        q3_sha256_hex(digest, s->image_bytes, s->image_size);
+        q3_sha256_hex(digest, picture.bytes, picture.size);
         assert_string_equal(digest, hash);
-        assert_same_text(s->image_path, path);
+        assert_same_text(picture.path, path);
     }
 }
 
@@ -205,7 +211,7 @@ static void a_column_of_bytes_or_of_paths_is_a_picture(void **state)
     q3_dataset *ds = open_set(FILES "types.parquet", &keys);
     q3_sample s;
     must(q3_dataset_get(&s, ds, 0));
-    assert_string_equal(s.image_path, FILES "tiny-9x5.png"); // beside the file
+    assert_string_equal(picture_of(&s).path, FILES "tiny-9x5.png"); // beside the file
     q3_sample_free(&s);
     assert_int_equal(q3_dataset_get(&s, ds, 1), Q3_ERR_DATA);
     assert_error("types.parquet:2: missing field \"file\"");
@@ -232,7 +238,7 @@ static void a_list_of_one_picture_is_a_picture(void **state)
             }
             must(st);
             assert_picture(&s, cJSON_GetArrayItem(list, 0));
-            assert_same_text(s.image_path, i == 0 ? "a.png" : i == 6 ? FILES "c.png" : NULL);
+            assert_same_text(picture_of(&s).path, i == 0 ? "a.png" : i == 6 ? FILES "c.png" : NULL);
             q3_sample_free(&s);
         }
         q3_dataset_close(ds);
@@ -251,13 +257,13 @@ static const char *jsonl_of_hub(void)
         q3_map map;
         char cwd[2000];
         must(q3_dataset_get(&s, all, i));
-        must(q3_map_open(&map, s.image_path));
+        must(q3_map_open(&map, picture_of(&s).path));
         bool small = map.size < 12000;
         q3_map_close(&map);
         assert_non_null(getcwd(cwd, sizeof cwd));
         if (small) {
             q3_text_printf(&out, "{\"id\": \"%s\", \"image\": \"%s/%s\", \"query\": ", s.id, cwd,
-                           s.image_path);
+                           picture_of(&s).path);
             q3_text_json_string(&out, s.query, strlen(s.query));
             q3_text_printf(&out, ", \"caption\": ");
             if (s.caption)
@@ -423,8 +429,8 @@ static void *read_all(void *p)
     for (int64_t i = q3_dataset_size(both[0]); i-- > 0;) {
         q3_sample a = { 0 }, b = { 0 };
         bool same = q3_dataset_get(&a, both[0], i) == Q3_OK && q3_dataset_get(&b, both[1], i) == Q3_OK &&
-                    strcmp(a.query, b.query) == 0 && a.image_size == b.image_size &&
-                    memcmp(a.image_bytes, b.image_bytes, a.image_size) == 0;
+                    strcmp(a.query, b.query) == 0 && picture_of(&a).size == picture_of(&b).size &&
+                    memcmp(picture_of(&a).bytes, picture_of(&b).bytes, picture_of(&a).size) == 0;
         q3_sample_free(&a);
         q3_sample_free(&b);
         if (!same)

@@ -21,8 +21,8 @@ static void read_sample(const q3_dataset *ds, int64_t i, const char *path)
         return;
     }
     Q3_CHECK(s.where && s.query, "%s", s.where);
-    for (size_t k = 0; s.image_bytes && k < s.image_size; k++)
-        sink = s.image_bytes[k];
+    for (size_t k = 0; s.n_pictures && k < s.pictures[0].size; k++)
+        sink = s.pictures[0].bytes[k];
     q3_sample_free(&s);
 }
 
